@@ -1,0 +1,236 @@
+"""Model directories and checkpoints, written atomically and read without pickle.
+
+A model directory holds ``config.json``, ``model.safetensors``, ``tokenizer/`` and a model card
+``README.md``; any of them can be teacher or student.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from seq2seq.errors import UserError
+from seq2seq.model import Seq2SeqModel, build_model
+from seq2seq.vocabulary import Vocabulary
+
+CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_DIR, CARD_FILE = (
+    "config.json",
+    "model.safetensors",
+    "tokenizer",
+    "README.md",
+)
+
+
+@dataclass(frozen=True)
+class ModelDirectory:
+    """A loaded model directory.
+
+    Attributes:
+        revision: ``sha256:...`` of the weights and the configuration: the model's identity.
+        name: from the configuration file, for people.
+    """
+
+    path: Path
+    model: Seq2SeqModel
+    vocabulary: Vocabulary
+    revision: str
+    name: str
+
+
+@contextlib.contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """Fill a fresh directory beside ``path``, then put it in place whole, replacing an older one.
+
+    Raises:
+        UserError: the disk is full or not writable; nothing half-written is left behind.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise UserError(_write_fault(path, error)) from error
+    try:
+        yield fresh
+        _sync_tree(fresh)
+        fresh.chmod(0o755)
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+            os.replace(path, old / "replaced")
+            os.replace(fresh, path)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(fresh, path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(_write_fault(path, error)) from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Write a fresh file beside ``path``, then put it in place whole.
+
+    Raises:
+        UserError: the disk is full or not writable; an older file stays as it was.
+    """
+    path = Path(path)
+    fresh = path.parent / f".{path.name}.{os.getpid()}.new"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield fresh
+        _sync(fresh)
+        os.replace(fresh, path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(_write_fault(path, error)) from error
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def save_model_directory(
+    path: Path,
+    model: Seq2SeqModel,
+    vocabulary: Vocabulary,
+    *,
+    name: str,
+    card: str,
+    weights: dict[str, torch.Tensor] | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """Write a model directory atomically.
+
+    Args:
+        card: the model card, Markdown.
+        weights: state to save instead of the model's own (an average, say).
+        dtype: of the weights on disk.
+
+    Raises:
+        UserError: the disk is full or not writable.
+    """
+    state = model.state_dict() if weights is None else weights
+    tensors = {k: v.detach().to("cpu", dtype).contiguous() for k, v in state.items()}
+    config = {"name": name, "vocabulary_fingerprint": vocabulary.fingerprint}
+    config |= {"model": model.config.model_dump()}
+    with atomic_directory(Path(path)) as fresh:
+        save_file(tensors, str(fresh / WEIGHTS_FILE))
+        (fresh / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+        vocabulary.save(fresh / TOKENIZER_DIR)
+        (fresh / CARD_FILE).write_text(card)
+
+
+def load_model_directory(
+    path: Path | str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> ModelDirectory:
+    """Read a model directory; the model is in evaluation mode.
+
+    Raises:
+        UserError: a file is missing or broken, or weights, configuration and tokenizer do not
+            belong together.
+    """
+    path = Path(path)
+    config = read_config(path)
+    vocabulary = Vocabulary.load(path / TOKENIZER_DIR)
+    model = build_model(config["model"])
+    if vocabulary.size != model.config.vocab_size:
+        raise UserError(
+            f"{path}: the tokenizer has {vocabulary.size} pieces but the model "
+            f"{model.config.vocab_size}; copy the directory again"
+        )
+    tensors = load_weights(path / WEIGHTS_FILE)
+    load_state(model, tensors, path / WEIGHTS_FILE)
+    model.to(device=device, dtype=dtype).eval()
+    return ModelDirectory(path, model, vocabulary, content_revision(path), config["name"])
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """``config.json`` of a model directory.
+
+    Raises:
+        UserError: missing or broken.
+    """
+    file = Path(path) / CONFIG_FILE
+    if not file.is_file():
+        raise UserError(
+            f"{path} is no model directory ({CONFIG_FILE} is missing); give a directory written by "
+            "`imitkd teacher train` or `imitkd train`"
+        )
+    try:
+        config = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file} is not valid JSON ({error}); copy the directory again") from error
+    if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
+        raise UserError(f"{file} has no 'model' section; copy the directory again")
+    config.setdefault("name", Path(path).resolve().name)
+    return config
+
+
+def load_weights(file: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a safetensors file.
+
+    Raises:
+        UserError: missing or broken.
+    """
+    if not file.is_file():
+        raise UserError(f"{file} is missing; copy the directory again")
+    try:
+        return load_file(str(file))
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file} is not readable ({error}); copy it again") from error
+
+
+def load_state(model: Seq2SeqModel, tensors: dict[str, torch.Tensor], file: Path) -> None:
+    """Put tensors into a model of exactly that shape.
+
+    Raises:
+        UserError: names or shapes differ.
+    """
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{file} does not fit its config.json ({reason})") from error
+
+
+def content_revision(path: Path) -> str:
+    """``sha256:...`` over configuration and weights of a model directory."""
+    digest = hashlib.sha256()
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        digest.update(name.encode())
+        with open(Path(path) / name, "rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    return "sha256:" + digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_tree(path: Path) -> None:
+    for directory, _, files in os.walk(path):
+        for name in files:
+            _sync(Path(directory) / name)
+        _sync(Path(directory))
+
+
+def _write_fault(path: Path, error: Exception) -> str:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return f"cannot write {path}: {reason}; free disk space or choose another directory"

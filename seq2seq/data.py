@@ -1,0 +1,248 @@
+"""Corpus directories, tokenised splits, and the plan that says which rows make up which batch.
+
+A corpus directory holds ``corpus.json`` and ``{train,validation,test...}.jsonl``, one object a
+line: ``{"source": text, "references": [text, ...]}``. The first reference is the training target;
+an empty list marks a source-only sentence.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from seq2seq.errors import UserError
+from seq2seq.noise import uniform_array
+from seq2seq.vocabulary import EOS_ID, UNK_ID, Vocabulary
+
+
+@dataclass(frozen=True)
+class Example:
+    """One sentence and its reference translations (none for source-only text)."""
+
+    source: str
+    references: tuple[str, ...]
+
+
+def read_split(corpus: Path | str, split: str) -> list[Example]:
+    """Read one split of a corpus directory.
+
+    Raises:
+        UserError: the directory or the split is missing, empty or malformed (with its line).
+    """
+    path = Path(corpus) / f"{split}.jsonl"
+    if not path.is_file():
+        raise UserError(
+            f"{path} does not exist; prepare the corpus with `imitkd data prepare` and check its "
+            "path"
+        )
+    examples = []
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                record = json.loads(line.decode())
+                examples.append(
+                    Example(str(record["source"]), tuple(map(str, record["references"])))
+                )
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(
+                    f"{path}:{number}: not an object with 'source' and 'references' ({error!r}); "
+                    "prepare the corpus again"
+                ) from error
+    if not examples:
+        raise UserError(f"{path} is empty; prepare the corpus again")
+    return examples
+
+
+@dataclass(frozen=True)
+class _Ragged:
+    """Many id sequences end to end, several alternatives a row.
+
+    Attributes:
+        ids: all ids; uint16 where the vocabulary allows, int32 otherwise.
+        offsets: int64 ``[A + 1]``: where alternative a begins and ends.
+        first: int64 ``[rows + 1]``: the alternatives of each row; its first is the best one.
+        cumulative: float32 ``[A]``: within a row, cumulative probabilities of its alternatives.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    first: np.ndarray
+    cumulative: np.ndarray
+
+    def get(self, row: int, u: float = 0.0) -> np.ndarray:
+        """Ids of a row: the alternative at quantile ``u``; best alternatives come first."""
+        begin, end = self.first[row], self.first[row + 1]
+        chosen = begin
+        if end - begin > 1:
+            chosen = begin + np.searchsorted(self.cumulative[begin:end], u, side="right")
+            chosen = min(chosen, end - 1)
+        return self.ids[self.offsets[chosen] : self.offsets[chosen + 1]]
+
+    def best_lengths(self) -> np.ndarray:
+        best = self.first[:-1]
+        return self.offsets[best + 1] - self.offsets[best]
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """Subword regularisation (Kudo 2018) over n-best lists, so that a draw is a table look-up.
+
+    Sources only: a teacher trained on varied targets would spread its distributions over spellings
+    of one word, and the student would spend its capacity on them.
+
+    Attributes:
+        candidates: size of each source's n-best list; 1 turns it off.
+        alpha: a segmentation is drawn in proportion to its probability to the power alpha.
+    """
+
+    candidates: int = 1
+    alpha: float = 0.2
+
+
+class TokenizedSplit:
+    """Sources and first references of a split as ids, addressed by row.
+
+    Sentences longer than the model's limits are left out; ``dropped`` counts them.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        vocabulary: Vocabulary,
+        *,
+        max_source_length: int,
+        max_target_length: int,
+        segmentation: Segmentation | None = None,
+    ) -> None:
+        segmentation = segmentation or Segmentation()
+        kept = [
+            example
+            for example, source, target in zip(
+                examples,
+                vocabulary.encode_many([e.source for e in examples]),
+                vocabulary.encode_many([e.references[0] if e.references else "" for e in examples]),
+                strict=True,
+            )
+            if len(source) < max_source_length and len(target) < max_target_length
+        ]
+        self.dropped = len(examples) - len(kept)
+        if not kept:
+            raise UserError(
+                f"all {len(examples)} sentences are longer than the model's limits of "
+                f"{max_source_length} source and {max_target_length} target ids; raise the limits"
+            )
+        self.has_targets = all(e.references for e in kept)
+        targets = [e.references[0] if e.references else "" for e in kept]
+        self._sources = _segment(
+            [e.source for e in kept], vocabulary, segmentation, max_source_length
+        )
+        self._targets = _segment(targets, vocabulary, Segmentation(), max_target_length)
+        self.source_lengths = self._sources.best_lengths()
+        self.target_lengths = self._targets.best_lengths()
+
+    def __len__(self) -> int:
+        return len(self.source_lengths)
+
+    def source(self, row: int, u: float = 0.0) -> np.ndarray:
+        """Encoder input of a row, end symbol included; ``u`` in [0, 1) draws its segmentation."""
+        return self._sources.get(row, u)
+
+    def target(self, row: int) -> np.ndarray:
+        """Reference of a row, end symbol included."""
+        return self._targets.get(row)
+
+    def unknown_rate(self) -> float:
+        """Share of unknown ids among all ids of sources and targets."""
+        ids = np.concatenate([self._sources.ids, self._targets.ids])
+        return float((ids == UNK_ID).mean())
+
+
+def _segment(
+    texts: Sequence[str], vocabulary: Vocabulary, segmentation: Segmentation, limit: int
+) -> _Ragged:
+    if segmentation.candidates > 1:
+        lists = [vocabulary.segmentations(t, segmentation.candidates) for t in texts]
+    else:
+        lists = [[(ids, 0.0)] for ids in vocabulary.encode_many(texts)]
+    ids: list[int] = []
+    offsets, first = [0], [0]
+    cumulative: list[float] = []
+    for options in lists:
+        fitting = [(i, s) for n, (i, s) in enumerate(options) if n == 0 or len(i) < limit]
+        weights = np.exp(segmentation.alpha * (np.array([s for _, s in fitting]) - fitting[0][1]))
+        for option, _ in fitting:
+            ids.extend(option)
+            ids.append(EOS_ID)
+            offsets.append(len(ids))
+        cumulative.extend(np.cumsum(weights / weights.sum()))
+        first.append(len(offsets) - 1)
+    dtype = np.uint16 if vocabulary.size <= 1 << 16 else np.int32
+    return _Ragged(
+        np.array(ids, dtype=dtype),
+        np.array(offsets, dtype=np.int64),
+        np.array(first, dtype=np.int64),
+        np.array(cumulative, dtype=np.float32),
+    )
+
+
+class BatchPlan:
+    """Which rows make up batch i: a function of (seed, i) alone.
+
+    Each epoch visits every row once. Rows of similar length share a batch; batches come in random
+    order.
+    """
+
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        *,
+        seed: int,
+        sentences: int | None = None,
+        tokens: int | None = None,
+    ) -> None:
+        """Plan batches of at most ``sentences`` rows and at most ``tokens`` padded tokens.
+
+        Args:
+            lengths: int ``[rows]``, what a row costs before padding.
+        """
+        if not sentences and not tokens:
+            raise ValueError("batches need a bound: sentences or tokens")
+        self._lengths = np.asarray(lengths)
+        self._seed = seed
+        self._sentences = sentences or len(self._lengths)
+        self._tokens = tokens or int(self._lengths.max()) * len(self._lengths)
+        self._starts = [0]
+        self._epoch = lru_cache(maxsize=2)(self._plan_epoch)
+
+    def rows(self, batch: int) -> np.ndarray:
+        """int64 rows of batch i, shortest first."""
+        epoch = self.epoch_of(batch)
+        return self._epoch(epoch)[batch - self._starts[epoch]]
+
+    def epoch_of(self, batch: int) -> int:
+        """The epoch batch i belongs to, from 0."""
+        while self._starts[-1] <= batch:
+            self._starts.append(self._starts[-1] + len(self._epoch(len(self._starts) - 1)))
+        return int(np.searchsorted(self._starts, batch, side="right")) - 1
+
+    def _plan_epoch(self, epoch: int) -> list[np.ndarray]:
+        rows = np.arange(len(self._lengths))
+        jitter = uniform_array(self._seed, epoch, rows)
+        # Less than one token of noise: rows of one length meet different company every epoch.
+        order = np.argsort(self._lengths + jitter, kind="stable")
+        batches, begin = [], 0
+        for place in range(1, len(order) + 1):
+            full = place - begin >= self._sentences
+            if place < len(order) and not full:
+                cost = int(self._lengths[order[place]]) * (place - begin + 1)
+                full = cost > self._tokens
+            if full or place == len(order):
+                batches.append(order[begin:place])
+                begin = place
+        shuffle = np.argsort(uniform_array(self._seed, epoch, -1 - np.arange(len(batches))))
+        return [batches[i] for i in shuffle]

@@ -1,0 +1,40 @@
+"""Corpus scores of translations, by sacreBLEU, with their signatures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Scores:
+    """BLEU and chrF of a corpus in percent, each with the signature that makes it comparable."""
+
+    bleu: float
+    chrf: float
+    bleu_signature: str
+    chrf_signature: str
+
+    def as_dict(self) -> dict[str, float | str]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def score_translations(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
+    """Detokenised, case-sensitive BLEU and chrF2.
+
+    Args:
+        hypotheses: one text for each sentence.
+        references: for each sentence its references; the smallest number of references any
+            sentence has is used throughout, since the corpus scores need the same number of each.
+    """
+    from sacrebleu.metrics import BLEU, CHRF
+
+    count = min(len(r) for r in references)
+    streams = [[r[i] for r in references] for i in range(count)]
+    bleu, chrf = BLEU(), CHRF()
+    bleu_score = bleu.corpus_score(list(hypotheses), streams)
+    chrf_score = chrf.corpus_score(list(hypotheses), streams)
+    return Scores(
+        bleu_score.score, chrf_score.score, str(bleu.get_signature()), str(chrf.get_signature())
+    )

@@ -1,0 +1,125 @@
+"""The one interface that Transformer and recurrent sequence-to-sequence models share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from seq2seq.dropout import DropoutSource
+from seq2seq.errors import UserError
+
+
+@dataclass(frozen=True)
+class EncoderOutput:
+    """What the decoder attends to.
+
+    Attributes:
+        states_BSD: encoder states; rows past a length are undefined.
+        lengths_B: int64 real source lengths.
+    """
+
+    states_BSD: Tensor
+    lengths_B: Tensor
+
+
+class DecoderState(ABC):
+    """Everything an incremental decoder remembers between two steps.
+
+    ``N = B * beams`` hypotheses are decoded side by side; hypothesis ``n`` belongs to source
+    ``n // beams``. All have read ``position`` tokens.
+    """
+
+    position: int
+    beams: int
+
+    @abstractmethod
+    def keep_sources(self, index_B: Tensor) -> None:
+        """Keep only these sources (int64, ascending) with all their hypotheses."""
+
+    @abstractmethod
+    def reorder(self, index_N: Tensor) -> None:
+        """Hypothesis n continues from what hypothesis ``index_N[n]`` (same source) has read."""
+
+
+class Seq2SeqModel(nn.Module, ABC):
+    """An autoregressive model of p(target | source).
+
+    Attributes:
+        config: has ``vocab_size``, ``max_source_length``, ``max_target_length`` and special ids.
+        dropout_source: shared by all dropout layers; call ``begin_step`` before a training step.
+    """
+
+    config: Any
+    dropout_source: DropoutSource
+
+    @abstractmethod
+    def encode(self, source_BS: Tensor, lengths_B: Tensor) -> EncoderOutput:
+        """Run the encoder over padded source ids (int64)."""
+
+    @abstractmethod
+    def decode(self, encoded: EncoderOutput, inputs_BT: Tensor) -> Tensor:
+        """Hidden states ``[B, T, D]`` for teacher-forced inputs that begin with the start id."""
+
+    @abstractmethod
+    def project(self, hidden: Tensor) -> Tensor:
+        """Logits ``[..., V]`` of hidden states ``[..., D]``."""
+
+    @abstractmethod
+    def start(self, encoded: EncoderOutput, beams: int = 1) -> DecoderState:
+        """A state that has read nothing, for ``beams`` hypotheses of each source."""
+
+    @abstractmethod
+    def step(self, tokens_N: Tensor, state: DecoderState) -> Tensor:
+        """Read one token (int64) per hypothesis; hidden ``[N, D]``. Advances ``state`` in place."""
+
+    def forward(self, source_BS: Tensor, lengths_B: Tensor, inputs_BT: Tensor) -> Tensor:
+        """Full-prefix logits ``[B, T, V]``: row t is the distribution after inputs[: t + 1]."""
+        return self.project(self.decode(self.encode(source_BS, lengths_B), inputs_BT))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return next(self.parameters()).device
+
+    def parameter_count(self) -> int:
+        """Number of trainable numbers; shared ones count once."""
+        return sum(p.numel() for p in self.parameters())
+
+
+def build_model(config: dict[str, Any]) -> Seq2SeqModel:
+    """A randomly initialised model from a plain configuration (``kind`` chooses the class).
+
+    Raises:
+        UserError: unknown kind, unknown key or value out of range.
+    """
+    from seq2seq.transformer import Transformer, TransformerConfig
+
+    kind = config.get("kind")
+    if kind != "transformer":
+        raise UserError(f"unknown model kind {kind!r}; known kinds: transformer")
+    try:
+        return Transformer(TransformerConfig(**config))
+    except ValidationError as error:
+        raise UserError(f"model configuration: {describe(error)}") from error
+
+
+def describe(error: ValidationError) -> str:
+    """All faults of a validation error on one line: where, what, and the value given."""
+    parts = []
+    for fault in error.errors():
+        where = ".".join(str(p) for p in fault["loc"]) or "configuration"
+        if fault["type"] == "extra_forbidden":
+            parts.append(f"unknown key {where!r} (remove it or check its spelling)")
+        elif fault["type"] == "missing":
+            parts.append(f"{where!r} is missing")
+        else:
+            message = fault["msg"].removeprefix("Value error, ")
+            shown = fault["input"]
+            given = "" if isinstance(shown, dict) else f" (given {shown!r})"
+            parts.append(f"{where}: {message}{given}")
+    return "; ".join(parts)

@@ -1,0 +1,308 @@
+"""Transformer encoder-decoder in the forms that inference engines know.
+
+``norm: post`` is Marian's layout, ``norm: pre`` Pegasus's (a final layer norm after each stack).
+Sinusoidal positions in their half-split layout, embeddings scaled by sqrt(D) and tied to the
+output projection, which has a bias. The query, key and value projections of self-attention are one
+matrix, as are key and value of cross-attention; an export splits them by rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from seq2seq.batch import length_mask
+from seq2seq.dropout import DropoutSource, PooledDropout
+from seq2seq.model import DecoderState, EncoderOutput, Seq2SeqModel
+from seq2seq.vocabulary import EOS_ID, PAD_ID, START_ID
+
+
+class TransformerConfig(BaseModel):
+    """Shape of a :class:`Transformer`; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["transformer"] = "transformer"
+    vocab_size: int = Field(ge=5)
+    d_model: int = Field(256, ge=2)
+    heads: int = Field(4, ge=1)
+    ffn: int = Field(1024, ge=1)
+    encoder_layers: int = Field(3, ge=1)
+    decoder_layers: int = Field(3, ge=1)
+    norm: Literal["pre", "post"] = "pre"
+    activation: Literal["relu", "gelu", "swish"] = "relu"
+    dropout: float = Field(0.1, ge=0.0, lt=1.0)
+    max_source_length: int = Field(256, ge=1)
+    max_target_length: int = Field(256, ge=1)
+    pad_id: int = PAD_ID
+    eos_id: int = EOS_ID
+    start_id: int = START_ID
+
+    @model_validator(mode="after")
+    def _check(self) -> TransformerConfig:
+        if self.d_model % self.heads or self.d_model % 2:
+            raise ValueError(
+                f"d_model {self.d_model} must be even and a multiple of heads {self.heads}"
+            )
+        return self
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "swish": F.silu,
+}
+
+
+class _Attention(nn.Module):
+    """Multi-head attention; ``own`` projects query, key and value from one input."""
+
+    def __init__(self, config: TransformerConfig, own: bool) -> None:
+        super().__init__()
+        d = config.d_model
+        self.heads = config.heads
+        self.query = None if own else nn.Linear(d, d)
+        self.packed = nn.Linear(d, 3 * d if own else 2 * d)
+        self.out = nn.Linear(d, d)
+
+    def split(self, x: Tensor, parts: int) -> list[Tensor]:
+        """``[B, L, parts * D]`` -> ``parts`` tensors ``[B, H, L, D / H]``."""
+        b, length, width = x.shape
+        x = x.view(b, length, parts, self.heads, width // (parts * self.heads))
+        return list(x.permute(2, 0, 3, 1, 4))
+
+    def merge(self, x: Tensor) -> Tensor:
+        """``[B, H, L, D / H]`` -> output projection ``[B, L, D]``."""
+        b, h, length, d = x.shape
+        return self.out(x.transpose(1, 2).reshape(b, length, h * d))
+
+
+class _FeedForward(nn.Module):
+    def __init__(self, config: TransformerConfig, source: DropoutSource) -> None:
+        super().__init__()
+        self.inner = nn.Linear(config.d_model, config.ffn)
+        self.outer = nn.Linear(config.ffn, config.d_model)
+        self.activation = _ACTIVATIONS[config.activation]
+        self.dropout = PooledDropout(config.dropout, source)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outer(self.dropout(self.activation(self.inner(x))))
+
+
+class _Block(nn.Module):
+    """A residual connection with its layer norm before (pre) or after (post) the sum."""
+
+    def __init__(self, config: TransformerConfig, source: DropoutSource) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.d_model)
+        self.pre = config.norm == "pre"
+        self.dropout = PooledDropout(config.dropout, source)
+
+    def before(self, x: Tensor) -> Tensor:
+        return self.norm(x) if self.pre else x
+
+    def after(self, x: Tensor, change: Tensor) -> Tensor:
+        x = x + self.dropout(change)
+        return x if self.pre else self.norm(x)
+
+
+class _EncoderLayer(nn.Module):
+    def __init__(self, config: TransformerConfig, source: DropoutSource) -> None:
+        super().__init__()
+        self.attention = _Attention(config, own=True)
+        self.feed_forward = _FeedForward(config, source)
+        self.attention_block = _Block(config, source)
+        self.feed_forward_block = _Block(config, source)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        y = self.attention_block.before(x)
+        q, k, v = self.attention.split(self.attention.packed(y), 3)
+        y = self.attention.merge(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+        x = self.attention_block.after(x, y)
+        y = self.feed_forward(self.feed_forward_block.before(x))
+        return self.feed_forward_block.after(x, y)
+
+
+class _DecoderLayer(nn.Module):
+    def __init__(self, config: TransformerConfig, source: DropoutSource) -> None:
+        super().__init__()
+        self.self_attention = _Attention(config, own=True)
+        self.cross_attention = _Attention(config, own=False)
+        self.feed_forward = _FeedForward(config, source)
+        self.self_block = _Block(config, source)
+        self.cross_block = _Block(config, source)
+        self.feed_forward_block = _Block(config, source)
+
+    def cross_keys(self, states_BSD: Tensor) -> tuple[Tensor, Tensor]:
+        k, v = self.cross_attention.split(self.cross_attention.packed(states_BSD), 2)
+        return k, v
+
+    def _cross_and_feed(self, x: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Cross-attention and feed-forward; ``x [B, L, D]``, L positions or L beams of a source."""
+        y = self.cross_block.before(x)
+        assert self.cross_attention.query is not None
+        (q,) = self.cross_attention.split(self.cross_attention.query(y), 1)
+        y = self.cross_attention.merge(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+        x = self.cross_block.after(x, y)
+        y = self.feed_forward(self.feed_forward_block.before(x))
+        return self.feed_forward_block.after(x, y)
+
+    def forward(self, x: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        y = self.self_block.before(x)
+        sq, sk, sv = self.self_attention.split(self.self_attention.packed(y), 3)
+        # Targets are padded at their ends only: the causal mask already hides all padding.
+        y = F.scaled_dot_product_attention(sq, sk, sv, is_causal=True)
+        x = self.self_block.after(x, self.self_attention.merge(y))
+        return self._cross_and_feed(x, k, v, mask)
+
+    def step(self, x: Tensor, layer: int, state: TransformerState) -> Tensor:
+        """``x [N, 1, D]`` of the newest position; appends its keys to the state's cache."""
+        y = self.self_block.before(x)
+        q, k, v = self.self_attention.split(self.self_attention.packed(y), 3)
+        keys, values = state.append(layer, k, v)
+        y = self.self_attention.merge(F.scaled_dot_product_attention(q, keys, values))
+        x = self.self_block.after(x, y)
+        n, _, d = x.shape
+        # The beams of one source stand side by side as query positions: its keys are kept once.
+        x = x.view(n // state.beams, state.beams, d)
+        return self._cross_and_feed(x, *state.cross[layer], state.mask).view(n, 1, d)
+
+
+@dataclass
+class TransformerState(DecoderState):
+    """Key and value caches.
+
+    Attributes:
+        cross: per layer, keys and values of the encoder states ``[B, H, S, D / H]``.
+        mask: ``[B, 1, 1, S]`` bool, false at source padding; None where there is none.
+        own: per layer, ``[2, N, H, capacity, D / H]``; the first ``position`` columns are filled.
+    """
+
+    cross: list[tuple[Tensor, Tensor]]
+    mask: Tensor | None
+    own: list[Tensor]
+    position: int = 0
+    beams: int = 1
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the newest position's keys and values; views of all so far."""
+        cache = self.own[layer]
+        if self.position == cache.shape[3]:
+            cache = torch.cat([cache, torch.empty_like(cache)], dim=3)
+            self.own[layer] = cache
+        cache[0, :, :, self.position] = k.squeeze(2)
+        cache[1, :, :, self.position] = v.squeeze(2)
+        filled = cache[:, :, :, : self.position + 1]
+        return filled[0], filled[1]
+
+    def keep_sources(self, index_B: Tensor) -> None:
+        self.cross = [
+            (k.index_select(0, index_B), v.index_select(0, index_B)) for k, v in self.cross
+        ]
+        if self.mask is not None:
+            self.mask = self.mask.index_select(0, index_B)
+        beams = torch.arange(self.beams, device=index_B.device)
+        self.reorder((index_B[:, None] * self.beams + beams).flatten())
+
+    def reorder(self, index_N: Tensor) -> None:
+        self.own = [cache.index_select(1, index_N) for cache in self.own]
+
+
+class Transformer(Seq2SeqModel):
+    """Encoder-decoder Transformer (Vaswani et al. 2017) behind the shared interface."""
+
+    config: TransformerConfig
+    positions: Tensor
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.dropout_source = source = DropoutSource()
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.logit_bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.dropout = PooledDropout(config.dropout, source)
+        self.encoder_layers = nn.ModuleList(
+            _EncoderLayer(config, source) for _ in range(config.encoder_layers)
+        )
+        self.decoder_layers = nn.ModuleList(
+            _DecoderLayer(config, source) for _ in range(config.decoder_layers)
+        )
+        pre = config.norm == "pre"
+        self.encoder_norm = nn.LayerNorm(config.d_model) if pre else nn.Identity()
+        self.decoder_norm = nn.LayerNorm(config.d_model) if pre else nn.Identity()
+        # One more than the longest target: a target at the limit is read behind a start symbol.
+        length = max(config.max_source_length, config.max_target_length) + 1
+        table = sinusoidal_positions(length, config.d_model)
+        self.register_buffer("positions", table, persistent=False)
+        self._scale = math.sqrt(config.d_model)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.normal_(self.embedding.weight, std=self.config.d_model**-0.5)
+
+    def _decoder(self) -> Iterable[_DecoderLayer]:
+        return cast(Iterable[_DecoderLayer], self.decoder_layers)
+
+    def _embed(self, ids: Tensor, first: int = 0) -> Tensor:
+        x = self.embedding(ids) * self._scale + self.positions[first : first + ids.shape[1]]
+        return self.dropout(x)
+
+    def encode(self, source_BS: Tensor, lengths_B: Tensor) -> EncoderOutput:
+        x = self._embed(source_BS)
+        mask = _key_mask(lengths_B, source_BS.shape[1])
+        for layer in self.encoder_layers:
+            x = layer(x, mask)
+        return EncoderOutput(self.encoder_norm(x), lengths_B)
+
+    def decode(self, encoded: EncoderOutput, inputs_BT: Tensor) -> Tensor:
+        x = self._embed(inputs_BT)
+        mask = _key_mask(encoded.lengths_B, encoded.states_BSD.shape[1])
+        for layer in self._decoder():
+            x = layer(x, *layer.cross_keys(encoded.states_BSD), mask)
+        return self.decoder_norm(x)
+
+    def project(self, hidden: Tensor) -> Tensor:
+        return F.linear(hidden, self.embedding.weight, self.logit_bias)
+
+    def start(self, encoded: EncoderOutput, beams: int = 1) -> TransformerState:
+        states = encoded.states_BSD
+        b, _, d = states.shape
+        heads = self.config.heads
+        shape = (2, b * beams, heads, 32, d // heads)
+        return TransformerState(
+            cross=[layer.cross_keys(states) for layer in self._decoder()],
+            mask=_key_mask(encoded.lengths_B, states.shape[1]),
+            own=[states.new_empty(shape) for _ in self.decoder_layers],
+            beams=beams,
+        )
+
+    def step(self, tokens_N: Tensor, state: DecoderState) -> Tensor:
+        assert isinstance(state, TransformerState)
+        x = self._embed(tokens_N[:, None], first=state.position)
+        for index, layer in enumerate(self._decoder()):
+            x = layer.step(x, index, state)
+        state.position += 1
+        return self.decoder_norm(x).squeeze(1)
+
+
+def sinusoidal_positions(length: int, d_model: int) -> Tensor:
+    """``[length, D]`` float32: sines in the first half of each row, cosines in the second."""
+    rates = torch.pow(10000.0, -torch.arange(0, d_model, 2, dtype=torch.float64) / d_model)
+    angles = torch.arange(length, dtype=torch.float64)[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=1).float()
+
+
+def _key_mask(lengths_B: Tensor, width: int) -> Tensor:
+    """``[B, 1, 1, width]`` bool for attention: true where a key is real."""
+    return length_mask(lengths_B, width)[:, None, None, :]
