@@ -1,0 +1,1 @@
+"""The teacher contract and the code generated from it."""

@@ -1,0 +1,121 @@
+"""Taking an address for oneself alone, and telling a parent process which it is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import tempfile
+from pathlib import Path
+
+import grpc
+
+from seq2seq.errors import UserError
+from teacher_service.config import ServerConfig
+
+
+def bind(server: grpc.aio.Server, config: ServerConfig) -> str:
+    """Bind the configured address, with TLS where configured.
+
+    Returns:
+        The address a client on this machine may dial, with the port that was taken.
+
+    Raises:
+        UserError: the address is taken or not ours; a certificate or key is not readable.
+    """
+    _probe(config)
+    credentials = _credentials(config)
+    try:
+        if credentials is None:
+            port = server.add_insecure_port(config.address)
+        else:
+            port = server.add_secure_port(config.address, credentials)
+    except RuntimeError as error:
+        raise _cannot_listen(config.address, str(error)) from error
+    pair = config.host_and_port
+    if pair is None:
+        return config.address
+    if port == 0:
+        raise _cannot_listen(config.address, "gRPC could not bind it")
+    host = f"[{pair[0]}]" if ":" in pair[0] else pair[0]
+    return f"{host}:{port}"
+
+
+def write_address(path: Path, address: str) -> None:
+    """Put the address into a file in one step, so that a reader sees all of it or none.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(handle, "w") as file:
+            file.write(address + "\n")
+        os.replace(name, path)
+    except OSError as error:
+        raise UserError(f"cannot write the address file {path}: {error.strerror}") from error
+
+
+def forget_address(config: ServerConfig) -> None:
+    """Remove the address file: nobody answers there any more."""
+    if config.address_file is not None:
+        with contextlib.suppress(OSError):
+            config.address_file.unlink()
+
+
+def _probe(config: ServerConfig) -> None:
+    """Try the address with a plain socket: gRPC's own message about a taken port helps nobody."""
+    pair = config.host_and_port
+    if pair is None:
+        _probe_unix(config.address)
+        return
+    host, port = pair
+    try:
+        family, kind, _, _, target = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(target)
+            # Only listening shows a listener that was bound with the same reuse option.
+            probe.listen(1)
+    except OSError as error:
+        raise _cannot_listen(config.address, error.strerror or str(error)) from error
+
+
+def _probe_unix(address: str) -> None:
+    """gRPC takes a socket file over from whoever listens on it: ask first."""
+    path = address.removeprefix("unix:").removeprefix("//")
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.settimeout(1.0)
+            probe.connect(path)
+        except OSError:
+            return
+    raise _cannot_listen(address, "Address already in use")
+
+
+def _cannot_listen(address: str, reason: str) -> UserError:
+    return UserError(
+        f"cannot listen on {address}: {reason}; stop whatever uses it or choose another --address "
+        "(port 0 picks a free one)"
+    )
+
+
+def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
+    if config.tls_certificate is None or config.tls_key is None:
+        return None
+    files = {"certificate": config.tls_certificate, "key": config.tls_key}
+    if config.tls_client_ca is not None:
+        files["client CA"] = config.tls_client_ca
+    content: dict[str, bytes] = {}
+    for what, path in files.items():
+        try:
+            content[what] = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"cannot read the TLS {what} {path}: {error.strerror}") from error
+    return grpc.ssl_server_credentials(
+        [(content["key"], content["certificate"])],
+        root_certificates=content.get("client CA"),
+        require_client_auth="client CA" in content,
+    )

@@ -1,0 +1,117 @@
+"""The command line of the server, also ``imitkd teacher serve``. Heavy imports come late."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+_Opt = typer.Option
+
+
+def serve(
+    model_dir: Annotated[
+        Path, typer.Argument(metavar="MODEL_DIR", help="Model directory to serve.")
+    ],
+    address: Annotated[
+        str,
+        _Opt(help="HOST:PORT or unix:PATH. Port 0 takes a free one. Only loopback is open as is."),
+    ] = "127.0.0.1:50051",
+    address_file: Annotated[
+        Path | None,
+        _Opt(help="Write the bound address into this file once listening; removed at the end."),
+    ] = None,
+    device: Annotated[str, _Opt(help="cpu, cuda or cuda:I.")] = "cpu",
+    dtype: Annotated[
+        str, _Opt(help="fp32, bf16 or fp16 weights and forward pass; narrower is less exact.")
+    ] = "fp32",
+    threads: Annotated[
+        int | None, _Opt(help="CPU threads of the model; default: all cores.")
+    ] = None,
+    batch_tokens: Annotated[
+        int,
+        _Opt(
+            help="Padded source+target ids in one forward pass: more is faster until memory ends."
+        ),
+    ] = 4096,
+    max_delay_ms: Annotated[
+        float,
+        _Opt(help="How long an under-full batch waits for company: 0 on CPU, about 2 on GPU."),
+    ] = 0.0,
+    generate_batch_tokens: Annotated[
+        int,
+        _Opt(
+            help="The same for generation, times beams; scoring waits for at most one such batch."
+        ),
+    ] = 8192,
+    queue_requests: Annotated[
+        int, _Opt(help="Requests that may wait; more are refused with a time to come back.")
+    ] = 1024,
+    queue_tokens: Annotated[int, _Opt(help="Ids that may wait.")] = 1 << 20,
+    deterministic: Annotated[
+        bool,
+        _Opt(
+            "--deterministic",
+            help="Never batch two requests together, so that answers repeat bit by bit.",
+        ),
+    ] = False,
+    max_request_tokens: Annotated[int, _Opt(help="Ids in one request.")] = 65536,
+    default_deadline_s: Annotated[float, _Opt(help="Deadline of a call that brings none.")] = 60.0,
+    lame_duck_s: Annotated[
+        float, _Opt(help="After SIGTERM: how long NOT_SERVING is shown while calls still get in.")
+    ] = 0.0,
+    drain_grace_s: Annotated[
+        float, _Opt(help="After SIGTERM: how long calls under way may take to finish.")
+    ] = 30.0,
+    reflection: Annotated[
+        bool | None,
+        _Opt("--reflection/--no-reflection", help="Server reflection; default: loopback only."),
+    ] = None,
+    token_file: Annotated[
+        Path | None, _Opt(help="File with a bearer token that every call must bring.")
+    ] = None,
+    tls_certificate: Annotated[Path | None, _Opt(help="PEM certificate chain.")] = None,
+    tls_key: Annotated[Path | None, _Opt(help="PEM private key.")] = None,
+    tls_client_ca: Annotated[
+        Path | None, _Opt(help="PEM authority; callers must show a certificate of it.")
+    ] = None,
+    allow_insecure: Annotated[
+        bool, _Opt("--allow-insecure", help="Accept a non-loopback bind without TLS or token.")
+    ] = False,
+) -> None:
+    """Serve a model directory over gRPC until SIGTERM or Ctrl-C.
+
+    Standard output has one JSON object a line: listening (with the bound address), serving,
+    draining, stopped. The log goes to standard error.
+    """
+    settings = dict(locals())
+    raise SystemExit(run(settings))
+
+
+def run(settings: dict[str, Any]) -> int:
+    """Serve with these ``ServerConfig`` fields; exit status 0, or 1 after one line on stderr."""
+    # gRPC's C core writes its own lines about every refused connection otherwise.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from pydantic import ValidationError
+
+    from seq2seq.errors import UserError
+    from teacher_service.config import ServerConfig
+    from teacher_service.server import serve as serve_config
+
+    try:
+        serve_config(ServerConfig(**settings))
+    except ValidationError as error:
+        faults = [
+            f"{'.'.join(map(str, fault['loc'])) or 'flags'}: "
+            f"{fault['msg'].removeprefix('Value error, ')}"
+            for fault in error.errors()
+        ]
+        print("error: " + "; ".join(faults), file=sys.stderr)
+        return 1
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,142 @@
+"""Settings of the server, validated where they are built."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from teacher_service.batching import BatchLimits
+
+_MIB = 1 << 20
+
+
+class ServerConfig(BaseModel):
+    """Frozen; unknown keys and values out of range are refused with the value and the remedy."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    model_dir: Path
+    address: str = "127.0.0.1:50051"
+    address_file: Path | None = None
+
+    device: str = "cpu"
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+    threads: int | None = Field(None, ge=1)
+
+    batch_tokens: int = Field(4096, ge=2)
+    overhead_tokens: int = Field(256, ge=0)
+    lookahead: int = Field(256, ge=1)
+    max_skips: int = Field(4, ge=1)
+    max_delay_ms: float = Field(0.0, ge=0)
+    generate_batch_tokens: int = Field(8192, ge=2)
+    queue_requests: int = Field(1024, ge=1)
+    queue_tokens: int = Field(_MIB, ge=1)
+    queue_reply_bytes: int = Field(512 * _MIB, ge=1)
+    # Batching by request alone: a score then does not depend on who else was asking.
+    deterministic: bool = False
+
+    max_request_sequences: int = Field(1024, ge=1)
+    max_request_tokens: int = Field(65536, ge=2)
+    max_request_bytes: int = Field(4 * _MIB, ge=1024)
+    # What a generic client takes is 4 MiB a message; the rest is room for the envelope.
+    max_unary_reply_bytes: int = Field(4 * _MIB - 64 * 1024, ge=1024)
+    max_stream_reply_bytes: int = Field(256 * _MIB, ge=1024)
+    chunk_bytes: int = Field(_MIB, ge=1024)
+
+    default_deadline_s: float = Field(60.0, gt=0)
+    lame_duck_s: float = Field(0.0, ge=0)
+    drain_grace_s: float = Field(30.0, ge=0)
+
+    # None: on for loopback and Unix sockets, off elsewhere.
+    reflection: bool | None = None
+    token_file: Path | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    allow_insecure: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> ServerConfig:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("--tls-certificate and --tls-key belong together; give both or none")
+        if self.tls_client_ca is not None and self.tls_certificate is None:
+            raise ValueError("--tls-client-ca needs --tls-certificate and --tls-key")
+        guarded = self.tls_client_ca is not None or self.token_file is not None
+        guarded = guarded or self.tls_certificate is not None
+        if not (guarded or self.allow_insecure or self.is_local):
+            raise ValueError(
+                f"address {self.address} is reachable from other machines and neither TLS nor a "
+                "token guards it; give --tls-certificate/--tls-key or --token-file, bind "
+                "127.0.0.1, or accept the risk with --allow-insecure"
+            )
+        self.host_and_port  # noqa: B018  validates
+        if self.max_request_tokens > self.queue_tokens:
+            raise ValueError(
+                f"max_request_tokens {self.max_request_tokens} is more than queue_tokens "
+                f"{self.queue_tokens}: such a request could never be admitted"
+            )
+        return self
+
+    @property
+    def host_and_port(self) -> tuple[str, int] | None:
+        """Of a TCP address; None for a Unix socket.
+
+        Raises:
+            ValueError: the address is neither ``host:port`` nor ``unix:path``.
+        """
+        if self.address.startswith("unix:"):
+            return None
+        host, separator, port = self.address.rpartition(":")
+        if not separator or not host or not port.isdigit() or int(port) > 65535:
+            raise ValueError(
+                f"address {self.address!r} is not HOST:PORT (port 0 .. 65535) or unix:PATH"
+            )
+        return host.strip("[]"), int(port)
+
+    @property
+    def is_local(self) -> bool:
+        """Only this machine can reach the address."""
+        pair = self.host_and_port
+        if pair is None or pair[0] == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(pair[0]).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def serves_reflection(self) -> bool:
+        """The setting, or its default for this address."""
+        return self.is_local if self.reflection is None else self.reflection
+
+    @property
+    def score_limits(self) -> BatchLimits:
+        """Of the scoring lane."""
+        return BatchLimits(
+            batch_tokens=self.batch_tokens,
+            overhead_tokens=self.overhead_tokens,
+            lookahead=self.lookahead,
+            max_skips=self.max_skips,
+            max_delay_s=self.max_delay_ms / 1000,
+            queue_requests=self.queue_requests,
+            queue_tokens=self.queue_tokens,
+            queue_bytes=self.queue_reply_bytes,
+            separate_requests=self.deterministic,
+        )
+
+    @property
+    def generate_limits(self) -> BatchLimits:
+        """Of the generation lane; its batches also bound how long scoring waits for one."""
+        return BatchLimits(
+            batch_tokens=self.generate_batch_tokens,
+            overhead_tokens=self.overhead_tokens,
+            lookahead=self.lookahead,
+            max_skips=self.max_skips,
+            queue_requests=self.queue_requests,
+            queue_tokens=self.queue_tokens,
+            queue_bytes=self.queue_reply_bytes,
+            separate_requests=self.deterministic,
+        )

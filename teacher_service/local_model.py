@@ -1,0 +1,116 @@
+"""A model directory behind the service."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from protos.teacher.v1 import teacher_pb2 as pb
+from seq2seq import decoding
+from seq2seq.checkpoint import TOKENIZER_DIR, ModelDirectory, load_model_directory
+from seq2seq.errors import UserError
+from teacher_service import codec
+from teacher_service.scorer import Scorer
+from teacher_service.work import GenerateChoice, GenerateItem, Identity, ScoreChoice, ScoreItem
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class LocalModel:
+    """Implements ``work.Backend`` over one loaded model directory."""
+
+    def __init__(self, directory: ModelDirectory) -> None:
+        self._directory = directory
+        self._model = model = directory.model
+        self._scorer = Scorer(model)
+        vocabulary, config = directory.vocabulary, model.config
+        self.identity = Identity(
+            name=directory.name,
+            revision=directory.revision,
+            fingerprint=vocabulary.fingerprint,
+            vocabulary_size=config.vocab_size,
+            pad_id=config.pad_id,
+            eos_id=config.eos_id,
+            unk_id=vocabulary.unk_id,
+            start_ids=(config.start_id,),
+            max_source_length=config.max_source_length,
+            max_target_length=config.max_target_length,
+            hidden_size=config.d_model,
+            parameters=model.parameter_count(),
+        )
+
+    def score(self, choice: ScoreChoice, items: Sequence[ScoreItem]) -> list[codec.Arrays]:
+        """See :class:`teacher_service.work.Backend`."""
+        return self._scorer.score(choice, items)
+
+    def generate(
+        self, choice: GenerateChoice, items: Sequence[GenerateItem]
+    ) -> list[list[codec.GeneratedHypothesis]]:
+        """See :class:`teacher_service.work.Backend`."""
+        found = decoding.generate(
+            self._model,
+            [item.source for item in items],
+            _mode(choice.mode),
+            limit=decoding.LengthLimit(choice.ratio, choice.offset, choice.cap),
+            batch_tokens=1 << 60,  # the batch was made by the batcher
+            prefixes=[item.prefix for item in items],
+            keys=[item.key for item in items],
+        )
+        return [
+            [codec.GeneratedHypothesis(h.ids, h.log_prob, h.finished) for h in hypotheses]
+            for hypotheses in found
+        ]
+
+    def artifact(self, kind: int) -> Mapping[str, Path]:
+        """See :class:`teacher_service.work.Backend`."""
+        if kind != pb.ARTIFACT_KIND_TOKENIZER:
+            return {}
+        root = self._directory.path / TOKENIZER_DIR
+        files = sorted(path for path in root.rglob("*") if path.is_file())
+        return {path.relative_to(root).as_posix(): path for path in files}
+
+    def warm_up(self, batch_tokens: int) -> None:
+        """A batch of one sequence and one of full budget, and a short generation.
+
+        Raises:
+            NonFiniteOutput: the weights give no distribution.
+        """
+        what = self.identity
+        length = max(1, min(32, what.max_source_length, what.max_target_length, batch_tokens // 2))
+        ids = [what.unk_id] * (length - 1) + [what.eos_id]
+        choice = ScoreChoice(pb.PAYLOAD_KIND_TOP_K, pb.DATA_TYPE_FLOAT16, k=64)
+        for count in (1, max(1, batch_tokens // (2 * length))):
+            self.score(choice, [ScoreItem(ids, ids)] * count)
+        self.generate(GenerateChoice(codec.Greedy(), 0.0, 4, 4), [GenerateItem(ids, (), 0)])
+
+
+def load_local_model(path: Path, device: str, dtype: str, threads: int | None) -> LocalModel:
+    """Read a model directory onto a device.
+
+    Args:
+        dtype: of the weights and the forward pass: fp32, bf16 or fp16.
+        threads: of torch within this process; None leaves torch's choice.
+
+    Raises:
+        UserError: the directory is broken, or the device is not there.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"device {device!r} is not usable ({reason}); use --device cpu") from error
+    return LocalModel(load_model_directory(path, device=device, dtype=_DTYPES[dtype]))
+
+
+def _mode(
+    mode: codec.Greedy | codec.Sample | codec.Beam,
+) -> decoding.Greedy | decoding.Sample | decoding.Beam:
+    if isinstance(mode, codec.Sample):
+        return decoding.Sample(mode.top_k, mode.temperature, mode.seed)
+    if isinstance(mode, codec.Beam):
+        return decoding.Beam(mode.size, mode.n_best, mode.length_penalty)
+    return decoding.Greedy()

@@ -1,0 +1,153 @@
+"""A padded batch through the model, and what is sent about each real position.
+
+Letters: B sequences, S source and T target length, P packed positions, V vocabulary, K candidates,
+D decoder width. Everything but the final copy stays on the model's device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from protos.teacher.v1 import teacher_pb2 as pb
+from seq2seq.batch import decoder_inputs, packed_index, pad_sequences
+from seq2seq.model import Seq2SeqModel
+from teacher_service.codec import Arrays, id_dtype
+from teacher_service.refusals import NonFiniteOutput
+from teacher_service.work import ScoreChoice, ScoreItem
+
+# Logits computed at once, in numbers: 16 MiB of float32.
+_CHUNK_NUMBERS = 1 << 22
+_TORCH: dict[int, torch.dtype] = {
+    pb.DATA_TYPE_FLOAT16: torch.float16,
+    pb.DATA_TYPE_FLOAT32: torch.float32,
+}
+
+
+class Scorer:
+    """Runs a model over batches of (source, target) pairs; used by one thread at a time."""
+
+    def __init__(self, model: Seq2SeqModel, chunk_numbers: int = _CHUNK_NUMBERS) -> None:
+        self._model = model
+        self._chunk = max(1, chunk_numbers // model.config.vocab_size)
+
+    @torch.inference_mode()
+    def score(self, choice: ScoreChoice, items: Sequence[ScoreItem]) -> list[Arrays]:
+        """Score one batch.
+
+        Returns:
+            For each item its T rows in wire dtypes, named as in ``codec.TENSORS``.
+
+        Raises:
+            NonFiniteOutput: a distribution cannot be normalised.
+        """
+        model, config = self._model, self._model.config
+        targets_BT, lengths_B = pad_sequences(
+            [item.target for item in items], config.pad_id, model.device
+        )
+        index_P = packed_index(lengths_B, targets_BT.shape[1])
+        if len(index_P):
+            encoded = model.encode(
+                *pad_sequences([item.source for item in items], config.pad_id, model.device)
+            )
+            hidden_BTD = model.decode(encoded, decoder_inputs(targets_BT, config.start_id))
+            hidden_PD = hidden_BTD.flatten(0, 1).index_select(0, index_P)
+        else:
+            hidden_PD = torch.zeros((0, config.d_model), device=model.device)
+        packed = self._payload(choice, hidden_PD, targets_BT.flatten().index_select(0, index_P))
+        ends = np.cumsum([len(item.target) for item in items])[:-1]
+        rows = {name: np.split(array, ends) for name, array in packed.items()}
+        return [{name: parts[i] for name, parts in rows.items()} for i in range(len(items))]
+
+    def _payload(self, choice: ScoreChoice, hidden_PD: Tensor, targets_P: Tensor) -> Arrays:
+        """Project chunk by chunk: logits of all positions at once would not fit."""
+        count = max(1, -(-len(hidden_PD) // self._chunk))
+        chunks = [
+            payload(choice, self._model.project(hidden), targets)
+            for hidden, targets in zip(
+                hidden_PD.tensor_split(count), targets_P.tensor_split(count), strict=True
+            )
+        ]
+        tensors = {
+            name: torch.cat([chunk[name] for chunk in chunks]) if count > 1 else chunks[0][name]
+            for name in chunks[0]
+        }
+        ids = id_dtype(self._model.config.vocab_size)
+        return {
+            name: array.astype(ids) if name == "ids" else array
+            for name, array in ((name, tensor.cpu().numpy()) for name, tensor in tensors.items())
+        }
+
+
+def payload(choice: ScoreChoice, logits_PV: Tensor, targets_P: Tensor) -> dict[str, Tensor]:
+    """What ``choice`` sends of these logits, floats in the wire dtype.
+
+    Args:
+        logits_PV: of the model, any float dtype; overwritten.
+        targets_P: int64 actual tokens.
+
+    Raises:
+        NonFiniteOutput: a row holds NaN or +inf, or nothing but -inf.
+    """
+    scaled_PV = logits_PV.float()
+    if choice.temperature != 1.0:
+        scaled_PV = scaled_PV / choice.temperature
+    normaliser_P = scaled_PV.logsumexp(1)
+    if not bool(normaliser_P.isfinite().all()):
+        raise NonFiniteOutput(
+            f"{int((~normaliser_P.isfinite()).sum())} of {len(normaliser_P)} distributions are not "
+            "finite; the weights are damaged or the dtype is too narrow for this model"
+        )
+    wire = _TORCH[choice.dtype]
+    actual_P = scaled_PV.gather(1, targets_P[:, None]).squeeze(1) - normaliser_P
+    tensors = {"token_log_probs": _narrow(actual_P, wire)}
+    if choice.kind == pb.PAYLOAD_KIND_FULL:
+        tensors["log_probs"] = _narrow(scaled_PV.sub_(normaliser_P[:, None]), wire)
+    elif choice.kind == pb.PAYLOAD_KIND_ARGMAX:
+        ids_P = scaled_PV.argmax(1)  # the first among equals, by its documentation
+        best_P = scaled_PV.gather(1, ids_P[:, None]).squeeze(1) - normaliser_P
+        tensors |= {"ids": ids_P, "log_probs": _narrow(best_P, wire)}
+    else:
+        values_PK, ids_PK = top_k(scaled_PV, min(choice.k, scaled_PV.shape[1]))
+        rest_PV = scaled_PV.scatter_(1, ids_PK, -torch.inf)
+        # Summing what is left is exact where 1 - (mass of the top) would cancel to noise.
+        tail_P = rest_PV.logsumexp(1) - normaliser_P
+        tensors |= {
+            "ids": ids_PK,
+            "log_probs": _narrow(values_PK - normaliser_P[:, None], wire),
+            "tail_log_mass": _narrow(tail_P, wire),
+        }
+    return tensors
+
+
+def top_k(scores_PV: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The ``k`` largest of each row with their ids, largest first, ties by ascending id.
+
+    ``torch.topk`` leaves the order of equals open, and which of them are among the k; rows with
+    equals at or above the cut are settled by stable sorts, the others cost nothing more.
+    """
+    width = scores_PV.shape[1]
+    values_PK, ids_PK = scores_PV.topk(min(k + 1, width), dim=1)
+    equal = values_PK[:, 1:] == values_PK[:, :-1]
+    tied = equal[:, : k - 1].any(1).nonzero().squeeze(1)
+    cut = equal[:, k - 1].nonzero().squeeze(1) if k < width else tied[:0]
+    values_PK, ids_PK = values_PK[:, :k], ids_PK[:, :k]
+    if len(tied):
+        ids, order = ids_PK[tied].sort(dim=1)
+        values, order = values_PK[tied].gather(1, order).sort(dim=1, descending=True, stable=True)
+        values_PK[tied], ids_PK[tied] = values, ids.gather(1, order)
+    if len(cut):
+        values, ids = scores_PV[cut].sort(dim=1, descending=True, stable=True)
+        values_PK[cut], ids_PK[cut] = values[:, :k], ids[:, :k]
+    return values_PK, ids_PK
+
+
+def _narrow(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """To the wire dtype; what is finite stays finite."""
+    if dtype is torch.float32:
+        return values
+    lowest = torch.finfo(dtype).min
+    return values.clamp(min=lowest).masked_fill(values == -torch.inf, -torch.inf).to(dtype)

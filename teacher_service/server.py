@@ -1,0 +1,321 @@
+"""One process, one model, one port: bind, load, warm up, serve, drain.
+
+Phases, as health tells them: NOT_SERVING while loading and warming up (teacher calls answer
+UNAVAILABLE), SERVING, NOT_SERVING from the first SIGTERM or SIGINT on (lame duck, then no new
+calls, then the calls under way are finished within the grace). The port is bound before the model
+is read, so that a taken port costs no time; torch is imported only then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from protos.teacher.v1 import teacher_pb2, teacher_pb2_grpc
+from seq2seq.errors import UserError
+from teacher_service.binding import bind, forget_address, write_address
+from teacher_service.config import ServerConfig
+from teacher_service.engine import Engine, Lane
+from teacher_service.interceptors import Gate, StatusInterceptor, TokenInterceptor
+from teacher_service.refusals import NonFiniteOutput
+from teacher_service.servicer import TeacherServicer
+from teacher_service.work import Backend
+
+SERVICE = teacher_pb2.DESCRIPTOR.services_by_name["TeacherService"].full_name
+Announce = Callable[[dict[str, Any]], None]
+
+_log = logging.getLogger("teacher_service")
+_LOADING = "the teacher is loading its model; try again shortly"
+_DRAINING = "the teacher is shutting down; ask another replica"
+
+
+def load_backend(config: ServerConfig) -> Backend:
+    """The model directory of the configuration, on its device.
+
+    Raises:
+        UserError: broken directory or absent device.
+    """
+    from teacher_service.local_model import load_local_model
+
+    return load_local_model(config.model_dir, config.device, config.dtype, config.threads)
+
+
+def print_event(event: dict[str, Any]) -> None:
+    """One JSON line on standard output, for whoever started the process."""
+    print(json.dumps(event), flush=True)
+
+
+class TeacherServer:
+    """The life of a server on one event loop.
+
+    Args:
+        load: builds the backend; runs in a thread.
+        announce: told ``listening`` (with the address), ``serving``, ``draining``, ``stopped``.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        load: Callable[[ServerConfig], Backend] = load_backend,
+        announce: Announce = print_event,
+    ) -> None:
+        self._config = config
+        self._load = load
+        self._announce = announce
+        self._stop = asyncio.Event()
+        self._gate = Gate(_LOADING)
+        self._health = health.aio.HealthServicer()
+        self._servicer = TeacherServicer(config)
+        self.engine: Engine | None = None
+
+    def stop(self) -> None:
+        """Begin to drain; on the server's loop."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Serve until :meth:`stop`.
+
+        Raises:
+            UserError: port taken, broken model, unreadable secret.
+        """
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        server = self._build()
+        address = bind(server, self._config)
+        await server.start()
+        try:
+            if self._config.address_file is not None:
+                write_address(self._config.address_file, address)
+            self._announce({"event": "listening", "address": address, "pid": os.getpid()})
+            if await self._open():
+                await self._stop.wait()
+            await self._drain(server)
+        finally:
+            await server.stop(0)
+            if self.engine is not None:
+                # The thread is a daemon: a batch that never ends does not keep the process.
+                await asyncio.to_thread(self.engine.stop, 5.0)
+            forget_address(self._config)
+        self._announce({"event": "stopped"})
+
+    def _build(self) -> grpc.aio.Server:
+        config = self._config
+        interceptors: list[grpc.aio.ServerInterceptor] = [StatusInterceptor(self._gate)]
+        if config.token_file is not None:
+            # Outermost: a caller without a credential learns nothing else.
+            interceptors.insert(0, TokenInterceptor(_read_token(config.token_file)))
+        server = grpc.aio.server(
+            interceptors=interceptors,
+            options=(
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", config.max_request_bytes),
+                ("grpc.max_send_message_length", -1),
+            ),
+        )
+        teacher_pb2_grpc.add_TeacherServiceServicer_to_server(self._servicer, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if config.serves_reflection:
+            from grpc_reflection.v1alpha import reflection
+
+            names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, server)
+        return server
+
+    async def _open(self) -> bool:
+        """Load, warm up, let calls in; False where a stop came first."""
+        started = time.monotonic()
+        loading = asyncio.ensure_future(_in_thread(self._load_and_warm))
+        stopping = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not loading.done():
+            loading.cancel()
+            return False
+        stopping.cancel()
+        backend = loading.result()
+        self.engine = Engine(
+            [
+                Lane("score", self._config.score_limits, backend.score),
+                Lane("generate", self._config.generate_limits, backend.generate),
+            ]
+        )
+        self.engine.start()
+        self._servicer.attach(backend, self.engine)
+        self._gate.closed_because = None
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        identity = backend.identity
+        self._announce(
+            {
+                "event": "serving",
+                "name": identity.name,
+                "revision": identity.revision,
+                "parameters": identity.parameters,
+                "seconds": round(time.monotonic() - started, 3),
+            }
+        )
+        return True
+
+    def _load_and_warm(self) -> Backend:
+        backend = self._load(self._config)
+        try:
+            backend.warm_up(self._config.batch_tokens)
+        except NonFiniteOutput as error:
+            raise UserError(
+                f"{self._config.model_dir}: the weights give no finite scores ({error}); copy the "
+                "directory again"
+            ) from error
+        return backend
+
+    async def _drain(self, server: grpc.aio.Server) -> None:
+        """NOT_SERVING, lame duck, no new calls, calls under way finished within the grace."""
+        self._announce({"event": "draining", "inside": self._gate.inside})
+        await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(self._config.lame_duck_s)
+        self._gate.closed_because = _DRAINING
+        try:
+            async with asyncio.timeout(self._config.drain_grace_s):
+                await self._gate.emptied()
+        except TimeoutError:
+            _log.warning(
+                "%d calls were cut off after the grace of %g s; raise --drain-grace-s",
+                self._gate.inside,
+                self._config.drain_grace_s,
+            )
+            return
+        # Replies may still be on their way out. Health watchers never leave by themselves.
+        await server.stop(0.5)
+
+    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for name in ("", SERVICE):
+            await self._health.set(name, status)
+
+
+async def _in_thread(work: Callable[[], Backend]) -> Backend:
+    """Like ``asyncio.to_thread``, on a daemon: a stop during loading need not wait for it."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Backend] = loop.create_future()
+
+    def settle(result: Backend | None, error: BaseException | None) -> None:
+        if future.cancelled():
+            return
+        if error is not None:
+            future.set_exception(error)
+        elif result is not None:
+            future.set_result(result)
+
+    def run() -> None:
+        try:
+            outcome: tuple[Backend | None, BaseException | None] = (work(), None)
+        except Exception as error:  # handed to the waiting loop, which raises it
+            outcome = (None, error)
+        with contextlib.suppress(RuntimeError):  # the loop closed meanwhile
+            loop.call_soon_threadsafe(settle, *outcome)
+
+    threading.Thread(target=run, name="teacher-load", daemon=True).start()
+    return await future
+
+
+def _read_token(path: Path) -> str:
+    try:
+        token = path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the token file {path}: {error}") from error
+    if not token:
+        raise UserError(f"the token file {path} is empty; put one line with the token into it")
+    return token
+
+
+def serve(config: ServerConfig, announce: Announce = print_event) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; returns when all is done. Main thread only.
+
+    Raises:
+        UserError: port taken, broken model, unreadable secret.
+    """
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
+    )
+
+    async def main() -> None:
+        server = TeacherServer(config, announce=announce)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, server.stop)
+        await server.run()
+
+    asyncio.run(main())
+
+
+class ServerThread:
+    """A server in a thread of this process, as a context manager: for notebooks and tests.
+
+    Attributes:
+        address: bound address, known inside the ``with`` block.
+        server: the running server.
+    """
+
+    def __init__(
+        self, config: ServerConfig, load: Callable[[ServerConfig], Backend] = load_backend
+    ) -> None:
+        self._config = config
+        self._load = load
+        self._listening = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._main, name="teacher-server", daemon=True)
+        self.address = ""
+        self.events: list[dict[str, Any]] = []
+        self.server: TeacherServer
+        self._loop: asyncio.AbstractEventLoop
+
+    def __enter__(self) -> ServerThread:
+        self._thread.start()
+        self._listening.wait()
+        if self._error is not None:
+            raise self._error
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+        self._thread.join()
+        if error is None and self._error is not None:
+            raise self._error
+
+    def stop(self) -> None:
+        """Begin to drain; the block's end waits for it."""
+        with contextlib.suppress(RuntimeError):  # it has ended by itself
+            self._loop.call_soon_threadsafe(self.server.stop)
+
+    def _main(self) -> None:
+        try:
+            asyncio.run(self._run())
+        except Exception as error:  # raised again in the thread that owns the block
+            self._error = error
+        finally:
+            self._listening.set()
+
+    async def _run(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.server = TeacherServer(self._config, self._load, self._announce)
+        await self.server.run()
+
+    def _announce(self, event: dict[str, Any]) -> None:
+        self.events.append(event)
+        if event["event"] == "listening":
+            self.address = event["address"]
+            self._listening.set()
