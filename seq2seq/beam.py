@@ -36,6 +36,8 @@ class _Row:
         """No live beam can still enter the list: its best possible score is below the worst."""
         if len(self.done) < self._mode.size:
             return False
+        if self._mode.size == 1:
+            return True  # a beam of one is greedy: it ends where the best token is the end
         longest = self.limit if self._mode.length_penalty > 0 else 1
         return self.done[-1][0] >= self.normalised(best_live, longest)
 

@@ -66,17 +66,28 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         yield fresh
         _sync_tree(fresh)
         fresh.chmod(0o755)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            os.replace(path, old / "replaced")
-            os.replace(fresh, path)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(fresh, path)
+        _put_in_place(fresh, path)
     except (OSError, SafetensorError) as error:
         raise UserError(_write_fault(path, error)) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _put_in_place(fresh: Path, path: Path) -> None:
+    """Rename ``fresh`` to ``path``; what stood there comes back if that fails."""
+    if not path.exists():
+        os.replace(fresh, path)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+    try:
+        os.replace(path, old / "replaced")
+        try:
+            os.replace(fresh, path)
+        except BaseException:
+            os.replace(old / "replaced", path)
+            raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -96,7 +107,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:
         raise UserError(_write_fault(path, error)) from error
     finally:
-        fresh.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            fresh.unlink()
 
 
 def save_model_directory(
@@ -138,10 +150,11 @@ def load_model_directory(
     """Read a model directory; the model is in evaluation mode.
 
     Raises:
-        UserError: a file is missing or broken, or weights, configuration and tokenizer do not
-            belong together.
+        UserError: a file is missing or broken, weights, configuration and tokenizer do not belong
+            together, or the device is not there.
     """
     path = Path(path)
+    check_device(device)
     config = read_config(path)
     vocabulary = Vocabulary.load(path / TOKENIZER_DIR)
     model = build_model(config["model"])
@@ -150,10 +163,29 @@ def load_model_directory(
             f"{path}: the tokenizer has {vocabulary.size} pieces but the model "
             f"{model.config.vocab_size}; copy the directory again"
         )
+    stated = config.get("vocabulary_fingerprint", vocabulary.fingerprint)
+    if stated != vocabulary.fingerprint:
+        raise UserError(
+            f"{path}: {TOKENIZER_DIR}/ is not the one the model was trained with (fingerprint "
+            f"{vocabulary.fingerprint}, expected {stated}); copy the directory again"
+        )
     tensors = load_weights(path / WEIGHTS_FILE)
     load_state(model, tensors, path / WEIGHTS_FILE)
     model.to(device=device, dtype=dtype).eval()
     return ModelDirectory(path, model, vocabulary, content_revision(path), config["name"])
+
+
+def check_device(device: torch.device | str) -> None:
+    """Use the device once.
+
+    Raises:
+        UserError: it is unknown or not there.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"device {str(device)!r} is not usable ({reason}); use cpu") from error
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -202,7 +234,9 @@ def load_state(model: Seq2SeqModel, tensors: dict[str, torch.Tensor], file: Path
         model.load_state_dict(tensors)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{file} does not fit its config.json ({reason})") from error
+        raise UserError(
+            f"{file} does not fit its config.json ({reason}); copy the directory again"
+        ) from error
 
 
 def content_revision(path: Path) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,10 +45,7 @@ def read_split(corpus: Path | str, split: str) -> list[Example]:
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             try:
-                record = json.loads(line.decode())
-                examples.append(
-                    Example(str(record["source"]), tuple(map(str, record["references"])))
-                )
+                examples.append(_example(json.loads(line.decode())))
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(
                     f"{path}:{number}: not an object with 'source' and 'references' ({error!r}); "
@@ -56,6 +54,16 @@ def read_split(corpus: Path | str, split: str) -> list[Example]:
     if not examples:
         raise UserError(f"{path} is empty; prepare the corpus again")
     return examples
+
+
+def _example(record: Any) -> Example:
+    source, references = record["source"], record["references"]
+    if not isinstance(source, str):
+        raise TypeError(f"source {source!r} is no text")
+    # A bare text would fall into its letters.
+    if not isinstance(references, list) or not all(isinstance(r, str) for r in references):
+        raise TypeError(f"references {references!r} are no list of texts")
+    return Example(source, tuple(references))
 
 
 @dataclass(frozen=True)
@@ -172,8 +180,9 @@ def _segment(
     ids: list[int] = []
     offsets, first = [0], [0]
     cumulative: list[float] = []
-    for options in lists:
-        fitting = [(i, s) for n, (i, s) in enumerate(options) if n == 0 or len(i) < limit]
+    for text, options in zip(texts, lists, strict=True):
+        # Where scores tie, even the best of the list may be longer than what encoding gives.
+        fitting = [o for o in options if len(o[0]) < limit] or [(vocabulary.encode(text), 0.0)]
         weights = np.exp(segmentation.alpha * (np.array([s for _, s in fitting]) - fitting[0][1]))
         for option, _ in fitting:
             ids.extend(option)

@@ -117,8 +117,8 @@ def generate(
         keys: per source, the identity its sampling noise is drawn from; its index by default.
 
     Returns:
-        For each source in input order its hypotheses, best first: ``n_best`` for beam search, one
-        otherwise.
+        For each source in input order its hypotheses, best first: ``n_best`` for beam search (fewer
+        only where prefix and limit leave no more), one otherwise.
     """
     limit = limit or LengthLimit()
     cap = model.config.max_target_length

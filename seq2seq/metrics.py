@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from seq2seq.errors import UserError
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -27,9 +29,24 @@ def score_translations(hypotheses: Sequence[str], references: Sequence[Sequence[
         hypotheses: one text for each sentence.
         references: for each sentence its references; the smallest number of references any
             sentence has is used throughout, since the corpus scores need the same number of each.
+
+    Raises:
+        UserError: a sentence has no reference.
+        ValueError: there is not one list of references for each hypothesis, or there are none.
     """
     from sacrebleu.metrics import BLEU, CHRF
 
+    if not hypotheses or len(hypotheses) != len(references):
+        raise ValueError(
+            f"{len(hypotheses)} translations and {len(references)} lists of references: "
+            "one list for each, and at least one, is needed"
+        )
+    for number, given in enumerate(references, 1):
+        if not given:
+            raise UserError(
+                f"sentence {number} of {len(references)} has no reference, so there is nothing to "
+                "score against; evaluate on a split with references"
+            )
     count = min(len(r) for r in references)
     streams = [[r[i] for r in references] for i in range(count)]
     bleu, chrf = BLEU(), CHRF()

@@ -83,7 +83,7 @@ class Vocabulary:
         return [([piece.id for piece in n.pieces], n.score) for n in found.nbests]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids; special ids are dropped."""
+        """Text of ids; pad, end and start are dropped, unknown ids show as such."""
         return self._processor.decode([int(i) for i in ids if i > START_ID or i == UNK_ID])
 
     def save(self, directory: Path) -> None:

@@ -1,0 +1,73 @@
+"""Tiny models, vocabularies and sentences, small enough for thousands of forward passes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import torch
+
+from seq2seq.model import Seq2SeqModel
+from seq2seq.transformer import Transformer, TransformerConfig
+from seq2seq.vocabulary import EOS_ID, START_ID, Vocabulary
+
+FIRST_WORD = START_ID + 1
+
+
+def tiny_model(
+    seed: int = 0, *, end_bias: float = 0.5, spread: float = 0.3, **changes: Any
+) -> Transformer:
+    """A random Transformer in evaluation mode whose every parameter matters.
+
+    Biases and layer norms, which start as zeros and ones, get noise as well, so that a forgotten
+    one changes the output. ``end_bias`` makes sentences end after a few words.
+    """
+    shape: dict[str, Any] = {
+        "vocab_size": 12,
+        "d_model": 16,
+        "heads": 2,
+        "ffn": 24,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "dropout": 0.0,
+        "max_source_length": 48,
+        "max_target_length": 48,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = Transformer(TransformerConfig(**(shape | changes)))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(spread * torch.randn_like(parameter))
+            model.logit_bias[EOS_ID] += end_bias
+    return model.eval()
+
+
+def sentences(
+    seed: int, lengths: Sequence[int], vocab_size: int = 12, end: bool = True
+) -> list[list[int]]:
+    """Random word ids of the given lengths, the end symbol included where ``end``."""
+    rng = random.Random(seed)
+    words = range(FIRST_WORD, vocab_size)
+    tail = [EOS_ID] if end else []
+    return [[*rng.choices(words, k=length - len(tail)), *tail] for length in lengths]
+
+
+def weights_of(model: Seq2SeqModel) -> dict[str, torch.Tensor]:
+    """A copy of all weights."""
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def tiny_text(count: int = 300, seed: int = 0) -> list[str]:
+    """Lines over a made-up language of forty words."""
+    rng = random.Random(seed)
+    words = ["".join(rng.choices("abcdefgh", k=rng.randint(2, 6))) for _ in range(40)]
+    return [" ".join(rng.choices(words, k=rng.randint(1, 8))) for _ in range(count)]
+
+
+@cache
+def tiny_vocabulary(size: int = 48) -> Vocabulary:
+    """A vocabulary trained on :func:`tiny_text`."""
+    return Vocabulary.train(tiny_text(), size)
