@@ -1,0 +1,86 @@
+"""From scored shards to the tensors of one training step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from seq2seq.batch import pad_sequences
+from student_trainer.types import ScoredShard
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """One batch, rows of all shards one under the other; ``P`` runs over them row by row.
+
+    Attributes:
+        source_BS, source_lengths_B: encoder inputs.
+        target_BT, target_lengths_B: what the decoder reads (shifted) and, where no teacher scored
+            a position, what it learns.
+        target_P: int64 packed targets.
+        scored_Q: int64 packed positions with teacher labels; the three arrays beside it hold them.
+    """
+
+    source_BS: Tensor
+    source_lengths_B: Tensor
+    target_BT: Tensor
+    target_lengths_B: Tensor
+    target_P: Tensor
+    scored_Q: Tensor
+    ids_QK: Tensor
+    log_probs_QK: Tensor
+    tail_log_mass_Q: Tensor
+
+    @property
+    def positions(self) -> int:
+        """Loss positions P: every real target position, an early end symbol included."""
+        return len(self.target_P)
+
+
+def assemble(
+    shards: Sequence[ScoredShard], pad_id: int, device: torch.device | str
+) -> TrainingBatch:
+    """Join the shards of one batch in their order.
+
+    Raises:
+        ValueError: the shards are of different batches or versions, or out of order.
+    """
+    first = shards[0]
+    found = [(s.batch, s.version, s.shard) for s in shards]
+    if found != [(first.batch, first.version, j) for j in range(len(shards))]:
+        raise ValueError(f"shards do not make up one batch: (batch, version, shard) are {found}")
+    sources = [row for s in shards for row in s.sources.rows()]
+    source_BS, source_lengths_B = pad_sequences(sources, pad_id, device)
+    targets = [row for s in shards for row in s.targets.rows()]
+    target_BT, target_lengths_B = pad_sequences(targets, pad_id, device)
+    scored, ids, log_probs, tails = [], [], [], []
+    offset = 0
+    for shard in shards:
+        if shard.labels is not None:
+            scored.append(shard.labels.positions + offset)
+            ids.append(shard.labels.ids_QK)
+            log_probs.append(shard.labels.log_probs_QK)
+            tails.append(shard.labels.tail_log_mass_Q)
+        offset += shard.positions
+    return TrainingBatch(
+        source_BS,
+        source_lengths_B,
+        target_BT,
+        target_lengths_B,
+        _join([s.targets.ids_P for s in shards], np.int64, (0,), device),
+        _join(scored, np.int64, (0,), device),
+        _join(ids, np.int64, (0, 1), device),
+        _join(log_probs, np.float32, (0, 1), device),
+        _join(tails, np.float32, (0,), device),
+    )
+
+
+def _join(
+    arrays: list[np.ndarray], dtype: type, empty: tuple[int, ...], device: torch.device | str
+) -> Tensor:
+    joined = np.concatenate(arrays) if arrays else np.zeros(empty)
+    return torch.from_numpy(joined.astype(dtype)).to(device)

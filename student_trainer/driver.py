@@ -1,0 +1,169 @@
+"""The loop that feeds workers and learner.
+
+::
+
+    driver --ShardTask(i, j, version v(i), beta)--> workers --ScoredShard--> learner
+      ^                                                                       |
+      +------------- StepReport, published versions --------------------------+
+
+The driver submits every batch whose weights v(i) = max(0, M * floor(i / M) - lag) already exist,
+waits for the learner to finish batch i, publishes a version where a later batch will need it, and
+so on. What may run ahead is bounded by M + lag batches; nothing depends on timing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from seq2seq.errors import UserError
+from student_trainer.config import RunConfig
+from student_trainer.executor import Executor
+from student_trainer.mixing import beta, version_for
+from student_trainer.types import ShardTask, StepReport, ValidationReport
+from teacher_service.errors import TeacherError
+
+
+class Observer(Protocol):
+    """Is told what happens: progress bar, metrics files."""
+
+    def on_step(self, report: StepReport, wall_s: float) -> None:
+        """A step ended; ``wall_s`` passed since the step before it."""
+
+    def on_validation(self, report: ValidationReport) -> None:
+        """The student was evaluated."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a run ended.
+
+    Attributes:
+        train_s: wall seconds of this process in the loop, validation included.
+        validation_s: of these, spent in validation.
+        stopped_early: patience ran out before the last step.
+    """
+
+    steps: int
+    train_s: float
+    validation_s: float
+    stopped_early: bool
+    best: ValidationReport | None
+
+
+class Driver:
+    """Runs batches ``start .. steps`` in order over an :class:`Executor`."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        executor: Executor,
+        observers: Sequence[Observer] = (),
+        extra: dict[str, Any] | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """Wire the loop.
+
+        Args:
+            extra: plain values to keep in every checkpoint, beside the best evaluation.
+        """
+        self._config, self._executor, self._observers = config, executor, observers
+        self._extra, self._clock = extra or {}, clock
+        self._pool, self._lag = config.rollout.pool, config.rollout.lag
+        self._steps = config.optimiser.steps
+
+    def run(self, start: int = 0, best: ValidationReport | None = None) -> TrainingResult:
+        """Train from batch ``start`` (steps already done) to the end.
+
+        Whatever stops the loop, the executor's last checkpoint stays behind; an exception of a
+        stage names its shard and passes through. Where the teacher stayed away, what was learnt so
+        far is saved first.
+
+        Args:
+            best: the best evaluation before ``start``.
+
+        Raises:
+            UserError: the checkpoint lacks weights that the batches to come must be written with.
+        """
+        begin = last = self._clock()
+        validation_s, stopped = 0.0, False
+        pending: dict[int, list[object]] = {}
+        submitted = start
+        if start == 0:
+            self._executor.publish(0)
+        else:
+            self._check_versions(start)
+        done = start
+        while done < self._steps:
+            submitted = self._submit(submitted, done, pending)
+            try:
+                report = self._executor.learn(pending.pop(done))
+            except TeacherError:
+                self._checkpoint(best)
+                raise
+            done += 1
+            now = self._clock()
+            for observer in self._observers:
+                observer.on_step(report, now - last)
+            last = now
+            if self._is_version(done):
+                self._executor.publish(done)
+            self._executor.retire(self._version(done))
+            if done % self._config.validation.every == 0 or done == self._steps:
+                submitted = self._submit(submitted, done, pending)
+                found = self._executor.validate()
+                validation_s += found.seconds
+                best = found if best is None or found.best else best
+                for observer in self._observers:
+                    observer.on_validation(found)
+                stopped = self._out_of_patience(found, best)
+                last = self._clock()
+            if stopped or done == self._steps or done % self._config.checkpoint_every == 0:
+                self._checkpoint(best)
+                last = self._clock()
+            if stopped:
+                break
+        return TrainingResult(done, self._clock() - begin, validation_s, stopped, best)
+
+    def _checkpoint(self, best: ValidationReport | None) -> None:
+        found = asdict(best) if best is not None else None
+        self._executor.checkpoint(self._extra | {"best": found})
+
+    def _check_versions(self, start: int) -> None:
+        """After a resume: batches whose version lies behind need it in the checkpoint."""
+        ahead = range(start, min(start + self._pool + self._lag + 1, self._steps))
+        needed = {v for v in map(self._version, ahead) if v <= start}
+        missing = sorted(needed - set(self._executor.published()))
+        if missing:
+            raise UserError(
+                f"the checkpoint after {start} steps holds no weights of version {missing[0]}, "
+                f"which rollout.pool {self._pool} and rollout.lag {self._lag} ask for; resume with "
+                "the pool and lag the run began with"
+            )
+
+    def _submit(self, submitted: int, done: int, pending: dict[int, list[object]]) -> int:
+        """Submit every batch whose version exists after ``done`` steps."""
+        while submitted < self._steps and self._version(submitted) <= done:
+            share = beta(self._config.mixing, submitted, self._steps)
+            pending[submitted] = [
+                self._executor.submit(ShardTask(submitted, j, self._version(submitted), share))
+                for j in range(self._config.batch.shards)
+            ]
+            submitted += 1
+        return submitted
+
+    def _version(self, batch: int) -> int:
+        return version_for(batch, self._pool, self._lag)
+
+    def _is_version(self, step: int) -> bool:
+        """Whether some batch will be written by the weights after ``step`` steps."""
+        return step + self._lag < self._steps and (step + self._lag) % self._pool == 0
+
+    def _out_of_patience(self, found: ValidationReport, best: ValidationReport | None) -> bool:
+        patience = self._config.validation.patience
+        if not patience:
+            return False
+        since = best.step if best is not None else 0
+        return not found.best and found.step - since >= patience * self._config.validation.every

@@ -1,0 +1,81 @@
+"""Evaluation of a model on a split: sacreBLEU of its greedy output and its loss on references."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from seq2seq.batch import decoder_inputs, packed_index, pad_sequences
+from seq2seq.data import Example
+from seq2seq.decoding import Beam, Greedy, LengthLimit
+from seq2seq.metrics import Scores, score_translations
+from seq2seq.model import Seq2SeqModel
+from seq2seq.translation import encode_sources, translate
+from seq2seq.vocabulary import Vocabulary
+from student_trainer.losses import reference_loss
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one model on one split.
+
+    Attributes:
+        loss: mean ``-log pi(y_t)`` of the first references, in nats a target id.
+        seconds: spent in translating alone.
+    """
+
+    scores: Scores
+    loss: float
+    translations: list[str]
+    seconds: float
+
+    @property
+    def sentences_per_s(self) -> float:
+        """Sentences translated in a second, tokenising included."""
+        return len(self.translations) / self.seconds
+
+
+def evaluate(
+    model: Seq2SeqModel,
+    vocabulary: Vocabulary,
+    examples: Sequence[Example],
+    mode: Greedy | Beam | None = None,
+    *,
+    limit: LengthLimit | None = None,
+) -> Evaluation:
+    """Translate and score ``examples`` (all with references)."""
+    begin = time.perf_counter()
+    texts = translate(model, vocabulary, [e.source for e in examples], mode, limit=limit)
+    seconds = time.perf_counter() - begin
+    scores = score_translations(texts, [e.references for e in examples])
+    return Evaluation(scores, validation_loss(model, vocabulary, examples), texts, seconds)
+
+
+def validation_loss(
+    model: Seq2SeqModel, vocabulary: Vocabulary, examples: Sequence[Example], batch: int = 64
+) -> float:
+    """Mean negative log-likelihood of the first references, nats a target id, end included."""
+    config = model.config
+    sources = encode_sources(vocabulary, [e.source for e in examples], config.max_source_length)
+    references = [e.references[0] for e in examples]
+    targets = encode_sources(vocabulary, references, config.max_target_length)
+    order = sorted(range(len(targets)), key=lambda i: len(targets[i]))
+    total, count = 0.0, 0
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        for begin in range(0, len(order), batch):
+            rows = order[begin : begin + batch]
+            source = pad_sequences([sources[i] for i in rows], config.pad_id, model.device)
+            target, lengths = pad_sequences([targets[i] for i in rows], config.pad_id, model.device)
+            hidden = model.decode(model.encode(*source), decoder_inputs(target, config.start_id))
+            index = packed_index(lengths, target.shape[1])
+            logits = model.project(hidden.flatten(0, 1).index_select(0, index))
+            losses = reference_loss(logits, target.flatten().index_select(0, index))
+            total += float(losses.double().sum())
+            count += len(index)
+    model.train(was_training)
+    return total / count

@@ -1,0 +1,43 @@
+"""What the driver asks of whoever runs workers and learner; inline and Ray both answer to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from student_trainer.types import ShardTask, StepReport, ValidationReport
+
+
+class Executor(Protocol):
+    """Runs shards on workers and steps on the learner.
+
+    Calls come from one thread. ``submit`` returns at once with an opaque handle; ``learn`` waits
+    for the handles of one batch and for the step made from them.
+    """
+
+    def restore(self) -> tuple[int, dict[str, Any] | None]:
+        """Continue from the newest checkpoint: (steps done, its extra values or None)."""
+
+    def submit(self, task: ShardTask) -> object:
+        """Have a shard written and scored; its version is already published."""
+
+    def learn(self, handles: Sequence[object]) -> StepReport:
+        """One optimiser step on the shards of the next batch, in shard order."""
+
+    def publish(self, version: int) -> None:
+        """Make the learner's present weights available to workers as ``version``."""
+
+    def published(self) -> list[int]:
+        """Versions available to workers."""
+
+    def retire(self, before: int) -> None:
+        """Versions below ``before`` will not be asked for again."""
+
+    def validate(self) -> ValidationReport:
+        """Evaluate the student; the best so far is kept in the run directory."""
+
+    def checkpoint(self, extra: dict[str, Any]) -> None:
+        """Save everything a resumed run needs."""
+
+    def close(self) -> None:
+        """Stop workers and learner and free what they hold."""

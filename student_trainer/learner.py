@@ -1,0 +1,235 @@
+"""The learner: consumes scored shards in batch order, updates the student, keeps the best one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from seq2seq.checkpoint import save_model_directory
+from seq2seq.data import Example
+from seq2seq.decoding import LengthLimit
+from seq2seq.errors import UserError
+from seq2seq.model import Seq2SeqModel
+from seq2seq.vocabulary import Vocabulary
+from student_trainer.assembly import assemble
+from student_trainer.config import RunConfig
+from student_trainer.determinism import compute
+from student_trainer.evaluation import evaluate
+from student_trainer.objective import backward
+from student_trainer.optimiser import (
+    WeightAverage,
+    export_moments,
+    import_moments,
+    learning_rate,
+    make_optimiser,
+)
+from student_trainer.run_directory import Checkpoint, RunDirectory
+from student_trainer.types import ScoredShard, StepReport, ValidationReport, Weights
+from student_trainer.weight_store import WeightStore, snapshot
+
+
+class Learner:
+    """One process, one device, one student.
+
+    ``step`` consumes batch ``steps_done`` and nothing else; ``publish`` makes the weights after
+    the last step a version that workers may be asked to write with.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        model: Seq2SeqModel,
+        vocabulary: Vocabulary,
+        validation: Sequence[Example],
+        run: RunDirectory,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._config, self._vocabulary, self._run, self._clock = config, vocabulary, run, clock
+        self._validation = validation
+        self._model = model.to(config.device)
+        self._optimiser = make_optimiser(model, config.optimiser)
+        decay = config.optimiser.average
+        self._average = WeightAverage(model, decay) if decay else None
+        self.store = WeightStore()
+        self.steps_done = 0
+        self.best_bleu = float("-inf")
+        self.best_step = 0
+        self.evaluations_since_best = 0
+
+    def step(self, shards: Sequence[ScoredShard]) -> StepReport:
+        """One optimiser step on one batch.
+
+        Raises:
+            ValueError: the shards are not those of the next batch.
+            UserError: the loss is not finite; the weights are left as they were.
+        """
+        begin = self._clock()
+        if shards[0].batch != self.steps_done:
+            raise ValueError(f"batch {shards[0].batch} came, batch {self.steps_done} is next")
+        config, step = self._config, self.steps_done + 1
+        with compute(config.learner_threads, config.deterministic):
+            batch = assemble(shards, self._vocabulary.pad_id, config.device)
+            self._model.train()
+            self._model.dropout_source.begin_step(config.seed, step)
+            if config.device != "cpu":
+                torch.manual_seed(config.seed * 1_000_003 + step)
+            self._optimiser.zero_grad(set_to_none=True)
+            loss = backward(self._model, batch, config.method, config.loss)
+            norm = float(
+                torch.nn.utils.clip_grad_norm_(self._model.parameters(), config.optimiser.clip)
+            )
+            if not (torch.isfinite(torch.tensor([loss, norm])).all()):
+                raise UserError(
+                    f"batch {self.steps_done}: loss {loss}, gradient norm {norm}; lower "
+                    "optimiser.learning_rate and resume from the last checkpoint"
+                )
+            rate = learning_rate(config.optimiser, step)
+            for group in self._optimiser.param_groups:
+                group["lr"] = rate
+            self._optimiser.step()
+            if self._average is not None:
+                self._average.update(step)
+        self.steps_done = step
+        sentences = sum(len(s.targets) for s in shards)
+        labelled = [s for s in shards if s.labels is not None]
+        return StepReport(
+            step=step,
+            version=shards[0].version,
+            beta=shards[0].beta,
+            loss=loss,
+            gradient_norm=norm,
+            learning_rate=rate,
+            sentences=sentences,
+            positions=batch.positions,
+            scored_sentences=sum(s.scored_sentences for s in labelled),
+            scored_positions=len(batch.scored_Q),
+            student_share=sum(int(s.from_student.sum()) for s in shards) / sentences,
+            generate_s=sum(s.generate_s for s in shards),
+            score_s=sum(s.score_s for s in shards),
+            learn_s=self._clock() - begin,
+        )
+
+    def publish(self, version: int) -> Weights:
+        """Hold the present weights as ``version`` and return them.
+
+        Raises:
+            ValueError: ``version`` is not the number of steps done.
+        """
+        if version != self.steps_done:
+            raise ValueError(f"version {version} asked for after {self.steps_done} steps")
+        self.store.put(version, snapshot(self._model))
+        return self.store.get(version)
+
+    def validate(self) -> ValidationReport:
+        """Evaluate the (averaged) student; a new best becomes ``student/`` of the run."""
+        begin = self._clock()
+        if self._average is None:
+            return self._validate(begin)
+        with self._average.applied():
+            return self._validate(begin)
+
+    def _validate(self, begin: float) -> ValidationReport:
+        limit = LengthLimit(**self._config.rollout.limit.model_dump())
+        with compute(self._config.learner_threads, self._config.deterministic):
+            found = evaluate(self._model, self._vocabulary, self._validation, limit=limit)
+        best = found.scores.bleu > self.best_bleu
+        if best:
+            self.best_bleu, self.best_step, self.evaluations_since_best = (
+                found.scores.bleu,
+                self.steps_done,
+                0,
+            )
+            self._save_student(found.scores.bleu, found.scores.bleu_signature)
+        else:
+            self.evaluations_since_best += 1
+        return ValidationReport(
+            step=self.steps_done,
+            bleu=found.scores.bleu,
+            chrf=found.scores.chrf,
+            loss=found.loss,
+            seconds=self._clock() - begin,
+            best=best,
+            examples=[
+                (e.source, text, e.references[0])
+                for e, text in zip(self._validation[:3], found.translations[:3], strict=True)
+            ],
+        )
+
+    def _save_student(self, bleu: float, signature: str) -> None:
+        config = self._config
+        card = (
+            f"# {config.name}\n\nWritten by `imitkd train` (method {config.method}), step "
+            f"{self.steps_done} of {config.optimiser.steps}.\n\n"
+            f"- corpus: `{config.corpus.path.name}`\n"
+            f"- parameters: {self._model.parameter_count():,}\n"
+            f"- validation BLEU (greedy): {bleu:.2f} ({signature})\n"
+        )
+        save_model_directory(
+            self._run.student, self._model, self._vocabulary, name=config.name, card=card
+        )
+
+    def save_checkpoint(self, extra: dict[str, Any]) -> None:
+        """Write weights, average, optimiser, published versions and counters atomically.
+
+        Args:
+            extra: plain values to come back from :meth:`restore` (the teacher's revision, say).
+        """
+        tensors = {f"model/{k}": v for k, v in self._model.state_dict().items()}
+        if self._average is not None:
+            tensors |= {f"average/{k}": v for k, v in self._average.tensors.items()}
+        moments = export_moments(self._model, self._optimiser)
+        tensors |= {f"optimiser/{k}": v for k, v in moments.items()}
+        for version in self.store.versions():
+            held = self.store.get(version)
+            tensors |= {f"version/{version}/{k}": v for k, v in held.items()}
+        state = {
+            "best_bleu": self.best_bleu
+            if self.best_step or self.best_bleu > float("-inf")
+            else None,
+            "best_step": self.best_step,
+            "evaluations_since_best": self.evaluations_since_best,
+            "extra": extra,
+        }
+        self._run.save_checkpoint(Checkpoint(self.steps_done, tensors, state))
+
+    def restore(self) -> dict[str, Any] | None:
+        """Continue from the newest checkpoint; its ``extra``, or None where there is none.
+
+        Raises:
+            UserError: the checkpoint does not fit the configuration.
+        """
+        checkpoint = self._run.load_checkpoint()
+        if checkpoint is None:
+            return None
+        parts: dict[str, dict[str, torch.Tensor]] = {}
+        for name, tensor in checkpoint.tensors.items():
+            part, _, rest = name.partition("/")
+            if part == "version":
+                number, _, rest = rest.partition("/")
+                part = f"version/{number}"
+            parts.setdefault(part, {})[rest] = tensor
+        try:
+            self._model.load_state_dict(parts["model"])
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"the checkpoint after {checkpoint.step} steps does not fit the model section "
+                f"({reason}); resume with the model the run began with"
+            ) from error
+        import_moments(self._model, self._optimiser, parts.get("optimiser", {}))
+        if self._average is not None and "average" in parts:
+            for name, tensor in self._average.tensors.items():
+                tensor.copy_(parts["average"][name])
+        for part, weights in parts.items():
+            if part.startswith("version/"):
+                self.store.put(int(part.removeprefix("version/")), weights)
+        state = checkpoint.state
+        self.steps_done = checkpoint.step
+        best = state["best_bleu"]
+        self.best_bleu = float("-inf") if best is None else best
+        self.best_step = state["best_step"]
+        self.evaluations_since_best = state["evaluations_since_best"]
+        return state["extra"]

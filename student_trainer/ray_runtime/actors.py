@@ -1,0 +1,125 @@
+"""Rollout worker and learner as Ray actors: thin wrappers that build and call the plain classes.
+
+Constructors keep their arguments and nothing else; ``prepare`` builds. An exception of a method
+reaches the driver as itself, one of a constructor does not.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from student_trainer.config import RunConfig
+from student_trainer.run_directory import RunDirectory
+from student_trainer.setup import (
+    make_data,
+    make_learner,
+    make_teacher,
+    make_worker,
+    prepare_vocabulary,
+)
+from student_trainer.types import ScoredShard, ShardTask, StepReport, ValidationReport, Weights
+
+# A list of one: Ray hands over a reference inside a list as it is, where a bare one is fetched.
+# Empty where the method lets nobody write.
+WeightsRef = list[ray.ObjectRef]
+
+
+class RolloutActor:
+    """A :class:`~student_trainer.rollout_worker.RolloutWorker` in a process of its own."""
+
+    def __init__(self, config: RunConfig, run_path: Path) -> None:
+        self._config, self._run_path = config, run_path
+
+    def prepare(self) -> int:
+        """Read the corpus and build model and client; the number of this process.
+
+        Raises:
+            UserError: see :mod:`student_trainer.setup`.
+        """
+        torch.set_num_threads(self._config.worker_threads)
+        vocabulary = prepare_vocabulary(self._config, self._run_path)
+        teacher = make_teacher(self._config, vocabulary)
+        data = make_data(self._config, vocabulary)
+        self._worker = make_worker(self._config, vocabulary, data, teacher)
+        return os.getpid()
+
+    @ray.method(num_returns=2)
+    def run(self, task: ShardTask, weights: WeightsRef) -> tuple[ShardTask, ScoredShard]:
+        """A receipt for the driver, and the shard, which stays in the object store.
+
+        Raises:
+            UserError, TeacherError: see ``RolloutWorker.run``.
+        """
+        if weights and task.version != self._worker.version:
+            self._worker.load(task.version, to_tensors(ray.get(weights[0])))
+        return task, self._worker.run(task)
+
+
+class LearnerActor:
+    """A :class:`~student_trainer.learner.Learner` in a process of its own, on its own device."""
+
+    def __init__(self, config: RunConfig, run_path: Path) -> None:
+        self._config, self._run_path = config, run_path
+
+    def prepare(self) -> None:
+        """Build student and optimiser.
+
+        Raises:
+            UserError: see :mod:`student_trainer.setup`.
+        """
+        torch.set_num_threads(self._config.learner_threads)
+        vocabulary = prepare_vocabulary(self._config, self._run_path)
+        self._learner = make_learner(self._config, vocabulary, RunDirectory(self._run_path))
+
+    def ping(self) -> None:
+        """Answer, if alive."""
+
+    def restore(self) -> tuple[int, dict[str, Any] | None, list[int]]:
+        """Steps done, extra values of the checkpoint, versions it holds."""
+        extra = self._learner.restore()
+        return self._learner.steps_done, extra, self._learner.store.versions()
+
+    def step(self, *shards: ScoredShard) -> StepReport:
+        """One optimiser step; Ray fetched the shards from where they were written."""
+        return self._learner.step(shards)
+
+    def publish(self, version: int) -> WeightsRef:
+        """Hold the present weights as ``version`` and put them in the object store, once."""
+        self._learner.publish(version)
+        return self.weights(version)
+
+    def weights(self, version: int) -> WeightsRef:
+        """Put held weights in the object store."""
+        if not self._config.student_writes:
+            return []
+        return [ray.put(to_arrays(self._learner.store.get(version)))]
+
+    def retire(self, before: int) -> None:
+        """Drop versions below ``before``."""
+        self._learner.store.retire(before)
+
+    def validate(self) -> ValidationReport:
+        """Evaluate the student."""
+        return self._learner.validate()
+
+    def checkpoint(self, extra: dict[str, Any]) -> None:
+        """Write a checkpoint."""
+        self._learner.save_checkpoint(extra)
+
+
+def to_arrays(weights: Weights) -> dict[str, Any]:
+    """Tensors as arrays, which the object store shares between processes without copying."""
+    return {name: tensor.numpy() for name, tensor in weights.items()}
+
+
+def to_tensors(arrays: dict[str, Any]) -> Weights:
+    """Read-only views of arrays in the object store; to be copied from, never written to."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}

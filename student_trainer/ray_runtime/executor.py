@@ -1,0 +1,180 @@
+"""The executor over Ray: shards on rollout actors, steps on the learner's actor.
+
+The driver's process sees tasks, receipts and reports. Scored shards go from the worker to the
+learner and weights from the learner to the workers through the object store, each once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+from pydantic import BaseModel
+from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
+
+from seq2seq.errors import UserError
+from student_trainer.config import RunConfig
+from student_trainer.ray_runtime import cluster, placement
+from student_trainer.ray_runtime.actors import LearnerActor, RolloutActor
+from student_trainer.ray_runtime.pool import ShardHandle, WorkerPool, value_of
+from student_trainer.setup import prepare_vocabulary, student_bytes
+from student_trainer.types import ShardTask, StepReport, ValidationReport
+
+_LOST_ATTEMPTS = 3
+Section = TypeVar("Section", bound=BaseModel)
+
+
+class RayExecutor:
+    """Implements :class:`~student_trainer.executor.Executor`."""
+
+    def __init__(self, config: RunConfig, run_path: Path) -> None:
+        """Start or join Ray, start learner and workers, and wait until they are ready.
+
+        Corpus and run directory must lie where every node finds them.
+
+        Raises:
+            UserError: no cluster, a cluster too small, or what the actors' set-up raises.
+        """
+        config, run_path = _absolute(config), Path(run_path).resolve()
+        vocabulary = prepare_vocabulary(config, run_path)
+        # Versions in flight, those of a batch just done included, and room for the shards.
+        versions = 2 + (config.rollout.lag + config.rollout.pool - 1) // config.rollout.pool
+        store = cluster.OBJECT_STORE_BYTES + versions * student_bytes(config, vocabulary)
+        self._versions: dict[int, ray.ObjectRef] = {}
+        self._unchecked: list[ray.ObjectRef] = []
+        self._pool: WorkerPool | None = None
+        self._learner: Any = None
+        self._cluster = cluster.connect(store)
+        try:
+            self._start(config, run_path)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, config: RunConfig, run_path: Path) -> None:
+        place = placement.plan(config, *cluster.resources())
+        of_learner = config.model_copy(update={"device": place.learner_device})
+        learner = ray.remote(LearnerActor).options(**place.learner)
+        self._learner = learner.remote(of_learner, run_path)
+        preparing = self._learner.prepare.remote()
+        shared = ray.put(config)
+        worker = ray.remote(RolloutActor).options(**place.worker)
+        self._pool = WorkerPool(lambda: worker.remote(shared, run_path), config.workers)
+        self._pool.wait_ready()
+        self._wait(preparing)
+
+    def restore(self) -> tuple[int, dict[str, Any] | None]:
+        """See :class:`~student_trainer.executor.Executor`."""
+        steps, extra, versions = self._wait(self._learner.restore.remote())
+        for version in versions:
+            self._versions[version] = self._learner.weights.remote(version)
+        return steps, extra
+
+    def submit(self, task: ShardTask) -> ShardHandle:
+        """See :class:`~student_trainer.executor.Executor`."""
+        return self._workers.submit(task, self._versions[task.version])
+
+    def learn(self, handles: Sequence[object]) -> StepReport:
+        """Wait for the shards, then for the step.
+
+        Raises:
+            UserError: a shard killed its workers, the loss is not finite, the learner died.
+            TeacherError: the teacher stayed away; named is the shard.
+        """
+        shards = [h for h in handles if isinstance(h, ShardHandle)]
+        for attempt in range(_LOST_ATTEMPTS):
+            try:
+                self._workers.wait_for(shards)
+            except RayError:
+                # Weights are lost with the learner, and a shard may be the first to miss them.
+                self._wait(self._learner.ping.remote())
+                raise
+            try:
+                return self._wait(self._learner.step.remote(*[h.shard for h in shards]))
+            except (ObjectLostError, RayTaskError) as error:
+                cause = error.cause if isinstance(error, RayTaskError) else error
+                if not isinstance(cause, ObjectLostError) or attempt + 1 == _LOST_ATTEMPTS:
+                    raise
+            # A node took finished shards with it; the step did not begin without them.
+            for handle in shards:
+                self._workers.rerun(handle)
+        raise AssertionError("unreachable")
+
+    def publish(self, version: int) -> None:
+        """See :class:`~student_trainer.executor.Executor`; does not wait for the learner."""
+        self._versions[version] = self._learner.publish.remote(version)
+        self._unchecked.append(self._versions[version])
+
+    def published(self) -> list[int]:
+        """See :class:`~student_trainer.executor.Executor`."""
+        return sorted(self._versions)
+
+    def retire(self, before: int) -> None:
+        """Shards under way keep what they need; the rest is freed."""
+        old = [v for v in self._versions if v < before]
+        if old:
+            self._unchecked.append(self._learner.retire.remote(before))
+        for version in old:
+            del self._versions[version]
+
+    def validate(self) -> ValidationReport:
+        """See :class:`~student_trainer.executor.Executor`; workers go on meanwhile."""
+        return self._wait(self._learner.validate.remote())
+
+    def checkpoint(self, extra: dict[str, Any]) -> None:
+        """See :class:`~student_trainer.executor.Executor`."""
+        self._wait(self._learner.checkpoint.remote(extra))
+
+    def close(self) -> None:
+        """End the actors; leave Ray, or stop it where it was started here."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+        if self._learner is not None:
+            ray.kill(self._learner)
+            self._learner = None
+        self._versions.clear()
+        self._unchecked.clear()
+        self._cluster.close()
+
+    def worker_processes(self) -> list[int]:
+        """Process ids of the rollout workers that are ready."""
+        return self._workers.processes()
+
+    @property
+    def _workers(self) -> WorkerPool:
+        assert self._pool is not None, "the executor is closed"
+        return self._pool
+
+    def _wait(self, ref: ray.ObjectRef) -> Any:
+        """A result of the learner, and first those of the calls before it that nobody waited for.
+
+        Raises:
+            Exception: what the learner raised, as itself.
+            UserError: the learner's process died.
+        """
+        earlier, self._unchecked = self._unchecked, []
+        self._workers.serve_until(ref)
+        try:
+            for one in earlier:
+                value_of(one)
+            return value_of(ref)
+        except RayActorError as error:
+            raise UserError(
+                f"the learner's process died ({cluster.first_line(error)}); look at the machine's "
+                "memory, then continue with --resume"
+            ) from error
+
+
+def _absolute(section: Section) -> Section:
+    """The same configuration with absolute paths: actors may have another working directory."""
+    changes: dict[str, Any] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Path):
+            changes[name] = value.resolve()
+        elif isinstance(value, BaseModel):
+            changes[name] = _absolute(value)
+    return section.model_copy(update=changes)

@@ -1,0 +1,178 @@
+"""A rollout worker: chooses prefixes, lets the student write, has the teacher score."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from seq2seq.data import BatchPlan, TokenizedSplit
+from seq2seq.decoding import Greedy, LengthLimit, Sample, generate
+from seq2seq.errors import UserError
+from seq2seq.model import Seq2SeqModel
+from seq2seq.noise import keyed, uniform_array
+from student_trainer.config import RunConfig
+from student_trainer.determinism import compute
+from student_trainer.mixing import keeps_reference
+from student_trainer.types import Ragged, ScoredShard, ShardTask, Teacher, TeacherLabels, Weights
+from teacher_service.codec import Argmax, ArgmaxSpec, TopK, TopKSpec
+from teacher_service.errors import TeacherError
+
+_SEGMENTS = 0x73656773
+
+
+class RolloutWorker:
+    """Turns a :class:`ShardTask` into a :class:`ScoredShard`.
+
+    The result is a function of the task and the weights of its version: rows, coin flips and
+    sampling noise are addressed by (seed, batch, row, position), so a lost shard is run again
+    elsewhere with the same outcome.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        split: TokenizedSplit,
+        plan: BatchPlan,
+        model: Seq2SeqModel | None = None,
+        teacher: Teacher | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """Wire a worker.
+
+        Args:
+            model: the student to write with; None where the method lets nobody write.
+            teacher: None under ``vanilla``.
+        """
+        self._config, self._split, self._plan = config, split, plan
+        self._model, self._teacher, self._clock = model, teacher, clock
+        self.version: int | None = None
+
+    def load(self, version: int, weights: Weights) -> None:
+        """Write with these weights from now on."""
+        if self._model is not None and version != self.version:
+            self._model.load_state_dict(weights)
+        self.version = version
+
+    def run(self, task: ShardTask) -> ScoredShard:
+        """Choose, write, score.
+
+        Raises:
+            ValueError: the weights loaded are not of the version the task names.
+            TeacherError: the teacher refused or stayed away past the deadline; named is the shard.
+        """
+        try:
+            return self._run(task)
+        except (TeacherError, UserError) as error:
+            error.args = (f"{task}: {error}",)
+            raise
+        except Exception as error:
+            error.add_note(f"while running {task}")
+            raise
+
+    def _run(self, task: ShardTask) -> ScoredShard:
+        if self._config.student_writes and self.version != task.version:
+            raise ValueError(f"shard needs version {task.version}, the worker holds {self.version}")
+        config = self._config
+        rows = self._plan.rows(task.batch)[task.shard :: config.batch.shards]
+        u = uniform_array(config.seed ^ _SEGMENTS, task.batch, rows)
+        sources = [self._split.source(r, x).astype(np.int32) for r, x in zip(rows, u, strict=True)]
+        targets = [self._split.target(r).astype(np.int32) for r in rows]
+        begin = self._clock()
+        from_student = np.zeros(len(rows), dtype=bool)
+        if config.student_writes:
+            from_student = ~keeps_reference(config.seed, task.batch, rows, task.beta)
+            self._write(task, rows, sources, targets, from_student)
+        written = self._clock()
+        asked = self._asked(from_student)
+        labels = self._score(sources, targets, asked)
+        return ScoredShard(
+            batch=task.batch,
+            shard=task.shard,
+            version=task.version,
+            beta=task.beta,
+            sources=Ragged.of(sources),
+            targets=Ragged.of(targets),
+            from_student=from_student,
+            labels=labels,
+            scored_sentences=int(asked.sum()),
+            generate_s=written - begin,
+            score_s=self._clock() - written,
+        )
+
+    def _write(
+        self,
+        task: ShardTask,
+        rows: np.ndarray,
+        sources: list[np.ndarray],
+        targets: list[np.ndarray],
+        from_student: np.ndarray,
+    ) -> None:
+        """Replace the targets of the chosen rows by the student's own."""
+        assert self._model is not None
+        settings = self._config.rollout
+        mode: Greedy | Sample = Greedy()
+        if settings.decoding == "sample":
+            seed = int(keyed(self._config.seed, task.batch) >> np.uint64(1))
+            mode = Sample(settings.top_k, settings.temperature, seed)
+        chosen = from_student.nonzero()[0]
+        with compute(self._config.worker_threads, self._config.deterministic):
+            found = generate(
+                self._model,
+                [sources[i] for i in chosen],
+                mode,
+                limit=LengthLimit(**settings.limit.model_dump()),
+                keys=[int(rows[i]) for i in chosen],
+            )
+        for i, hypotheses in zip(chosen, found, strict=True):
+            targets[i] = np.array(hypotheses[0].ids, dtype=np.int32)
+
+    def _asked(self, from_student: np.ndarray) -> np.ndarray:
+        """bool ``[B]``: the rows whose loss needs the teacher."""
+        if self._config.method == "vanilla":
+            return np.zeros_like(from_student)
+        own_labels = self._config.method == "imitkd"
+        if own_labels and not self._config.loss.teacher_labels_on_data_rows:
+            return from_student
+        return np.ones_like(from_student)
+
+    def _score(
+        self, sources: list[np.ndarray], targets: list[np.ndarray], asked: np.ndarray
+    ) -> TeacherLabels | None:
+        """Have the chosen rows scored by the teacher."""
+        if not asked.any():
+            return None
+        assert self._teacher is not None
+        loss = self._config.loss
+        best_only = self._config.method == "imitkd"
+        result = self._teacher.score(
+            [s for s, a in zip(sources, asked, strict=True) if a],
+            [t for t, a in zip(targets, asked, strict=True) if a],
+            ArgmaxSpec() if best_only else TopKSpec(loss.top_k),
+            temperature=loss.temperature,
+        )
+        lengths = np.array([len(t) for t in targets])
+        positions = np.repeat(asked, lengths).nonzero()[0]
+        return _labels(positions, result.payload)
+
+
+def _labels(positions: np.ndarray, payload: object) -> TeacherLabels:
+    if isinstance(payload, TopK):
+        ids, log_probs = payload.ids_PK, payload.log_probs_PK
+        tail = payload.tail_log_mass_P
+    elif isinstance(payload, Argmax):
+        ids, log_probs = payload.ids_P[:, None], payload.log_probs_P[:, None]
+        tail = np.log1p(-np.exp(np.minimum(payload.log_probs_P, -1e-7)))
+    else:
+        raise TypeError(f"no labels can be made of {type(payload).__name__}")
+    if len(positions) != len(ids):
+        raise ValueError(
+            f"the teacher scored {len(ids)} positions, {len(positions)} were asked for"
+        )
+    return TeacherLabels(
+        positions.astype(np.int64),
+        ids.astype(np.int32),
+        log_probs.astype(np.float32),
+        tail.astype(np.float32),
+    )

@@ -1,0 +1,177 @@
+"""The files of a run: configuration, metrics, checkpoints, the best student, the summary."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from seq2seq.checkpoint import atomic_directory, atomic_file, load_weights
+from seq2seq.errors import UserError
+
+_KEPT_CHECKPOINTS = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything a run continues from: named tensors and plain values."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+class RunDirectory:
+    """``config.yaml``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``initial/``,
+    ``student/``, ``summary.json``; every file is written whole or not at all.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "config.yaml"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.tensorboard = self.path / "tensorboard"
+        self.initial = self.path / "initial"
+        self.student = self.path / "student"
+        self.vocabulary = self.path / "vocabulary"
+        self.summary_file = self.path / "summary.json"
+        self._checkpoints = self.path / "checkpoints"
+        self._new: list[Path] = []
+
+    def create(self, config_yaml: str, *, resume: bool) -> None:
+        """Begin a run, or make sure that there is one to go on with.
+
+        Raises:
+            UserError: a run is there and ``resume`` is false, or none is and it is true; the disk
+                is not writable.
+        """
+        if self.config_file.exists() and not resume:
+            raise UserError(
+                f"{self.path} already holds a run; continue it with --resume or choose another "
+                "--output"
+            )
+        if resume and not self.config_file.exists():
+            raise UserError(f"{self.path} holds no run to resume; leave --resume out")
+        if resume:
+            return
+        parts = (self.config_file, self.vocabulary, self.initial, self.path)
+        self._new = [part for part in parts if not part.exists()]
+        try:
+            self.write_config(config_yaml)
+        except UserError:
+            self.discard()
+            raise
+
+    def write_config(self, config_yaml: str) -> None:
+        """Write ``config.yaml``.
+
+        Raises:
+            UserError: the disk is not writable.
+        """
+        with atomic_file(self.config_file) as file:
+            file.write_text(config_yaml)
+
+    def discard(self) -> None:
+        """Undo :meth:`create` and what was prepared since; what lay there before stays."""
+        for part in self._new:
+            with contextlib.suppress(OSError):
+                if part == self.path:
+                    part.rmdir()
+                elif part.is_dir():
+                    shutil.rmtree(part)
+                else:
+                    part.unlink(missing_ok=True)
+
+    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint atomically, then drop all but the newest two.
+
+        Raises:
+            UserError: the disk is full; earlier checkpoints stay.
+        """
+        with atomic_directory(self._checkpoints / f"step-{checkpoint.step:09d}") as fresh:
+            tensors = {k: v.detach().cpu().contiguous() for k, v in checkpoint.tensors.items()}
+            save_file(tensors, str(fresh / "tensors.safetensors"))
+            state = {"step": checkpoint.step} | checkpoint.state
+            (fresh / "state.json").write_text(json.dumps(state, indent=2) + "\n")
+        for old in self._found()[:-_KEPT_CHECKPOINTS]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def load_checkpoint(self) -> Checkpoint | None:
+        """The newest checkpoint, None where there is none yet."""
+        found = self._found()
+        if not found:
+            return None
+        newest = found[-1]
+        state = json.loads((newest / "state.json").read_text())
+        return Checkpoint(state["step"], load_weights(newest / "tensors.safetensors"), state)
+
+    def _found(self) -> list[Path]:
+        return sorted(self._checkpoints.glob("step-*"))
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        """One JSON line.
+
+        Raises:
+            UserError: the disk is full; the file ends with the last whole line.
+        """
+        line = (json.dumps(record) + "\n").encode()
+        end = self.metrics_file.stat().st_size if self.metrics_file.exists() else 0
+        try:
+            with open(self.metrics_file, "ab", buffering=0) as file:
+                written = file.write(line)
+                if written != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.truncate(self.metrics_file, end)
+            raise UserError(
+                f"cannot write {self.metrics_file}: {error.strerror}; free disk space, then "
+                "continue with --resume"
+            ) from error
+
+    def rewind_metrics(self, step: int) -> None:
+        """Drop the records of steps after ``step``: they will be run again.
+
+        A last line torn by a crash is dropped too.
+        """
+        if not self.metrics_file.exists():
+            return
+        *whole, _ = self.metrics_file.read_text().split("\n")
+        kept = [line for line in whole if json.loads(line).get("step", 0) <= step]
+        with atomic_file(self.metrics_file) as file:
+            file.write_text("".join(line + "\n" for line in kept))
+
+    def totals(self) -> dict[str, float]:
+        """Sums over all steps in the metrics file: work done and seconds in each stage."""
+        keys = {
+            "sentences": "sentences",
+            "positions": "positions",
+            "scored_sentences": "sentences_scored",
+            "scored_positions": "positions_scored",
+            "generate_s": "generate_seconds",
+            "score_s": "score_seconds",
+            "learn_s": "learn_seconds",
+            "idle_s": "learner_idle_seconds",
+        }
+        sums: dict[str, float] = dict.fromkeys(keys.values(), 0)
+        if self.metrics_file.exists():
+            with open(self.metrics_file) as file:
+                for line in file:
+                    record = json.loads(line)
+                    if record["kind"] == "step":
+                        for key, name in keys.items():
+                            sums[name] += record[key]
+        return sums
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write ``summary.json``."""
+        with atomic_file(self.summary_file) as file:
+            file.write_text(json.dumps(summary, indent=2) + "\n")

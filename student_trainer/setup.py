@@ -1,0 +1,212 @@
+"""Building the collaborators of a run from its configuration; the same in every process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from seq2seq.checkpoint import (
+    TOKENIZER_DIR,
+    atomic_directory,
+    check_device,
+    load_model_directory,
+)
+from seq2seq.data import BatchPlan, Example, Segmentation, TokenizedSplit, read_split
+from seq2seq.errors import UserError
+from seq2seq.model import Seq2SeqModel, build_model
+from seq2seq.vocabulary import Vocabulary
+from student_trainer.config import InitialiseConfig, RunConfig
+from student_trainer.determinism import prepare_process
+from student_trainer.learner import Learner
+from student_trainer.rollout_worker import RolloutWorker
+from student_trainer.run_directory import RunDirectory
+from teacher_service.client import TeacherClient
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The training split as ids, and which rows make up which batch."""
+
+    split: TokenizedSplit
+    plan: BatchPlan
+
+
+def make_vocabulary(config: RunConfig) -> Vocabulary:
+    """The vocabulary named by the configuration, or a new one trained on the training pairs."""
+    if config.vocabulary.from_ is not None:
+        return Vocabulary.load(config.vocabulary.from_ / TOKENIZER_DIR)
+    assert config.vocabulary.size is not None
+    examples = _training_examples(config)
+    texts = [e.source for e in examples] + [r for e in examples for r in e.references]
+    return Vocabulary.train(texts, config.vocabulary.size)
+
+
+def make_model(config: RunConfig, vocabulary: Vocabulary) -> Seq2SeqModel:
+    """The student as it starts: random by the run's seed, or from layers of another model.
+
+    Raises:
+        UserError: the model section is not valid, or the layers do not fit.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        model = build_model({"vocab_size": vocabulary.size} | config.model)
+    if config.initialise is not None:
+        copy_layers(model, vocabulary, config.initialise)
+    return model
+
+
+def student_bytes(config: RunConfig, vocabulary: Vocabulary) -> int:
+    """Size of one version of the student's weights, float32.
+
+    Raises:
+        UserError: the model section is not valid.
+    """
+    with torch.device("meta"):
+        model = build_model({"vocab_size": vocabulary.size} | config.model)
+    return 4 * model.parameter_count()
+
+
+def copy_layers(model: Seq2SeqModel, vocabulary: Vocabulary, source: InitialiseConfig) -> None:
+    """Start from chosen layers of a model directory; all that is not in a layer comes along.
+
+    Raises:
+        UserError: another vocabulary, a layer that is not there, or another shape.
+    """
+    directory = load_model_directory(source.from_)
+    if directory.vocabulary.fingerprint != vocabulary.fingerprint:
+        raise UserError(
+            f"initialise.from {source.from_} has another vocabulary than the run; set "
+            f"vocabulary.from to it as well"
+        )
+    chosen = {"encoder_layers": source.encoder_layers, "decoder_layers": source.decoder_layers}
+    given = directory.model.state_dict()
+    state = {k: v for k, v in given.items() if k.split(".")[0] not in chosen}
+    for part, layers in chosen.items():
+        for new, old in enumerate(layers):
+            found = {k: v for k, v in given.items() if k.startswith(f"{part}.{old}.")}
+            if not found:
+                raise UserError(f"initialise.{part}: {source.from_} has no layer {old} (from 0)")
+            prefix = f"{part}.{old}."
+            state |= {f"{part}.{new}.{k.removeprefix(prefix)}": v for k, v in found.items()}
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"initialise.from {source.from_} does not fit the model section: one entry for each "
+            f"layer and the same widths are needed ({reason})"
+        ) from error
+
+
+def make_data(config: RunConfig, vocabulary: Vocabulary) -> TrainingData:
+    """Tokenise the training split and plan its batches.
+
+    Raises:
+        UserError: no references where the method's first rows need them.
+    """
+    limits = build_limits(config)
+    split = TokenizedSplit(
+        _training_examples(config),
+        vocabulary,
+        max_source_length=limits[0],
+        max_target_length=limits[1],
+        segmentation=Segmentation(config.corpus.source_candidates, config.corpus.source_alpha),
+    )
+    if not split.has_targets:
+        raise UserError(
+            f"{config.corpus.path} has training sentences without references, which method "
+            f"{config.method} needs; leave them out or add references"
+        )
+    lengths = np.maximum(split.source_lengths, split.target_lengths)
+    plan = BatchPlan(
+        lengths, seed=config.seed, sentences=config.batch.sentences, tokens=config.batch.tokens
+    )
+    return TrainingData(split, plan)
+
+
+def build_limits(config: RunConfig) -> tuple[int, int]:
+    """Longest source and target of the model section, in ids."""
+    model = build_model({"vocab_size": 5} | config.model | {"d_model": 2, "heads": 1, "ffn": 1})
+    return model.config.max_source_length, model.config.max_target_length
+
+
+def make_worker(
+    config: RunConfig, vocabulary: Vocabulary, data: TrainingData, teacher: TeacherClient | None
+) -> RolloutWorker:
+    """A worker with a student of its own; its weights come with the first version."""
+    prepare_process(config.deterministic)
+    blank = config.model_copy(update={"initialise": None})
+    model = make_model(blank, vocabulary).eval() if config.student_writes else None
+    return RolloutWorker(config, data.split, data.plan, model, teacher)
+
+
+def make_learner(config: RunConfig, vocabulary: Vocabulary, run: RunDirectory) -> Learner:
+    """The learner with its student and the validation pairs."""
+    check_device(config.device)
+    prepare_process(config.deterministic)
+    examples = validation_examples(config)
+    return Learner(config, make_model(config, vocabulary), vocabulary, examples, run)
+
+
+def validation_examples(config: RunConfig) -> list[Example]:
+    """The first ``validation.sentences`` pairs of the validation split.
+
+    Raises:
+        UserError: the split is not there, or has sentences without references.
+    """
+    examples = read_split(config.corpus.path, "validation")[: config.validation.sentences]
+    bare = sum(not e.references for e in examples)
+    if bare:
+        raise UserError(
+            f"{config.corpus.path} validation has {bare} sentences without references, which "
+            "cannot be scored; leave them out or add references"
+        )
+    return examples
+
+
+def make_teacher(config: RunConfig, vocabulary: Vocabulary) -> TeacherClient | None:
+    """A client that refuses a teacher of another vocabulary; None where no teacher is asked.
+
+    Raises:
+        UserError: the token or the certificates cannot be read.
+    """
+    if config.method == "vanilla" or config.teacher is None:
+        return None
+    settings = config.teacher
+    token = _read("token_file", settings.token_file)
+    roots = _read("root_certificates", settings.root_certificates)
+    return TeacherClient(
+        settings.address,
+        attempt_timeout_s=settings.attempt_timeout_s,
+        timeout_s=settings.timeout_s,
+        expected_fingerprint=vocabulary.fingerprint,
+        token=token.decode(errors="replace").strip() if token is not None else None,
+        root_certificates=roots,
+    )
+
+
+def _read(key: str, path: Path | None) -> bytes | None:
+    try:
+        return None if path is None else path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"cannot read teacher.{key} {path}: {error.strerror}; check the path"
+        ) from error
+
+
+def _training_examples(config: RunConfig) -> list[Example]:
+    return read_split(config.corpus.path, "train")[: config.corpus.sentences]
+
+
+def prepare_vocabulary(config: RunConfig, run: Path) -> Vocabulary:
+    """The run's vocabulary, kept in ``run/vocabulary`` so that all its processes share one."""
+    directory = run / "vocabulary"
+    if directory.is_dir():
+        return Vocabulary.load(directory)
+    vocabulary = make_vocabulary(config)
+    with atomic_directory(directory) as fresh:
+        vocabulary.save(fresh)
+    return vocabulary

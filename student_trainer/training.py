@@ -1,0 +1,171 @@
+"""A whole run: directory, executor, driver, summary."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from seq2seq.checkpoint import save_model_directory
+from seq2seq.errors import UserError
+from student_trainer.config import RunConfig, dump_config
+from student_trainer.driver import Driver, TrainingResult
+from student_trainer.executor import Executor
+from student_trainer.inline import InlineExecutor
+from student_trainer.observers import MetricsObserver, ProgressObserver
+from student_trainer.run_directory import RunDirectory
+from student_trainer.setup import (
+    make_data,
+    make_learner,
+    make_model,
+    make_teacher,
+    make_worker,
+    prepare_vocabulary,
+)
+from student_trainer.types import ValidationReport
+from teacher_service.errors import TeacherError
+
+
+def make_executor(config: RunConfig, run: RunDirectory) -> Executor:
+    """The executor of the configured runtime, its vocabulary already in the run directory.
+
+    Raises:
+        UserError: Ray is asked for and not installed.
+    """
+    if config.runtime == "ray":
+        try:
+            from student_trainer.ray_runtime.executor import RayExecutor
+        except ImportError as error:
+            raise UserError(
+                f"runtime ray needs Ray ({error}); pip install 'imitkd[trainer]' or use "
+                "--runtime inline"
+            ) from error
+        return RayExecutor(config, run.path)
+    vocabulary = prepare_vocabulary(config, run.path)
+    teacher = make_teacher(config, vocabulary)
+    worker = make_worker(config, vocabulary, make_data(config, vocabulary), teacher)
+    learner = make_learner(config, vocabulary, run)
+    return InlineExecutor(learner, worker, teacher.close if teacher else lambda: None)
+
+
+def teacher_revision(config: RunConfig, run: RunDirectory) -> str | None:
+    """Revision of the teacher that answers, checked against the run's vocabulary.
+
+    Raises:
+        TeacherError: absent past the deadline, or of another vocabulary.
+    """
+    teacher = make_teacher(config, prepare_vocabulary(config, run.path))
+    if teacher is None:
+        return None
+    with contextlib.closing(teacher):
+        return teacher.model_info().revision
+
+
+def train(
+    config: RunConfig, output: Path, *, resume: bool = False, console: Console | None = None
+) -> TrainingResult:
+    """Train, or go on training; the run directory ends with ``student/`` and ``summary.json``.
+
+    A new run that cannot even begin leaves nothing behind.
+
+    Raises:
+        UserError: configuration, data, disk, or a changed teacher on resume.
+        TeacherError: the teacher stayed away past its deadline; resume continues.
+    """
+    run = RunDirectory(output)
+    run.create(dump_config(config), resume=resume)
+    try:
+        revision = teacher_revision(config, run)
+        if not run.initial.is_dir():
+            _save_initial(config, run)
+        executor = make_executor(config, run)
+    except BaseException:
+        run.discard()
+        raise
+    observers: list[Any] = []
+    try:
+        start, best = 0, None
+        if resume:
+            start, best = _restore(executor, run, revision)
+            run.write_config(dump_config(config))
+        with _resumable():
+            observers.append(MetricsObserver(run))
+            if console is not None:
+                observers.append(ProgressObserver(config.optimiser.steps, start, console))
+            driver = Driver(config, executor, observers, {"teacher_revision": revision})
+            result = driver.run(start, best)
+            run.write_summary(_summary(config, run, result, revision))
+    finally:
+        for observer in observers:
+            observer.close()
+        executor.close()
+    return result
+
+
+@contextlib.contextmanager
+def _resumable() -> Iterator[None]:
+    """Faults inside the block say that the run can go on."""
+    try:
+        yield
+    except (UserError, TeacherError) as error:
+        if "resume" not in str(error):
+            error.args = (f"{error}; then continue with --resume",)
+        raise
+
+
+def _save_initial(config: RunConfig, run: RunDirectory) -> None:
+    """``initial/``: the student as it starts, a model directory like any other."""
+    vocabulary = prepare_vocabulary(config, run.path)
+    model = make_model(config, vocabulary)
+    card = f"# {config.name}, before training\n\nThe student of `config.yaml` as it starts.\n"
+    name = f"{config.name}-initial"
+    save_model_directory(run.initial, model, vocabulary, name=name, card=card)
+
+
+def _restore(
+    executor: Executor, run: RunDirectory, revision: str | None
+) -> tuple[int, ValidationReport | None]:
+    """Steps done at the newest checkpoint and the best evaluation so far.
+
+    Metrics of later steps are dropped.
+
+    Raises:
+        UserError: another teacher answers than the run began with.
+    """
+    start, extra = executor.restore()
+    kept = extra or {}
+    before = kept.get("teacher_revision")
+    if before != revision and extra is not None:
+        raise UserError(
+            f"the run began with teacher {before}, now {revision} answers; serve the first one "
+            "again or begin a new run"
+        )
+    run.rewind_metrics(start)
+    best = kept.get("best")
+    return start, ValidationReport(**best) if best else None
+
+
+def _summary(
+    config: RunConfig, run: RunDirectory, result: TrainingResult, revision: str | None
+) -> dict[str, Any]:
+    totals = run.totals()
+    best = replace(result.best, examples=[]) if result.best is not None else None
+    return {
+        "name": config.name,
+        "method": config.method,
+        "runtime": config.runtime,
+        "teacher_revision": revision,
+        "batches": result.steps,
+        "stopped_early": result.stopped_early,
+        "train_seconds": result.train_s,
+        "validation_seconds": result.validation_s,
+        "best_step": best.step if best else None,
+        "validation_bleu": best.bleu if best else None,
+        "validation_chrf": best.chrf if best else None,
+        "validation_loss": best.loss if best else None,
+        "student": str(run.student),
+    } | totals

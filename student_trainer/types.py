@@ -1,0 +1,167 @@
+"""What travels between driver, rollout workers and learner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+import numpy as np
+
+from teacher_service.codec import PayloadRequest, ScoreResult
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Weights: TypeAlias = "dict[str, Tensor]"
+
+
+class Teacher(Protocol):
+    """The part of the teacher client that rollouts need."""
+
+    def score(
+        self,
+        sources: Sequence[np.ndarray],
+        targets: Sequence[np.ndarray],
+        payload: PayloadRequest,
+        *,
+        temperature: float = 1.0,
+    ) -> ScoreResult:
+        """The teacher's distribution at every target position."""
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """Shard j of batch i: what a worker is asked for.
+
+    Attributes:
+        version: optimiser steps behind the weights that must write it.
+        beta: probability that a row keeps its reference.
+    """
+
+    batch: int
+    shard: int
+    version: int
+    beta: float
+
+    def __str__(self) -> str:
+        return f"batch {self.batch} shard {self.shard}"
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Id sequences laid end to end: two arrays travel between processes, not one a row.
+
+    Attributes:
+        ids_P: int32, the rows one after the other.
+        lengths_B: int32, how many ids each row has.
+    """
+
+    ids_P: np.ndarray
+    lengths_B: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]] | Sequence[np.ndarray]) -> Ragged:
+        """Lay rows end to end."""
+        lengths = np.fromiter((len(r) for r in rows), np.int32, len(rows))
+        ids = np.concatenate([np.asarray(r, np.int32) for r in rows]) if len(rows) else lengths
+        return cls(ids, lengths)
+
+    def rows(self) -> list[np.ndarray]:
+        """Views of the rows."""
+        ends = np.cumsum(self.lengths_B).tolist()
+        return [
+            self.ids_P[end - length : end]
+            for end, length in zip(ends, self.lengths_B.tolist(), strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.lengths_B)
+
+
+@dataclass(frozen=True)
+class TeacherLabels:
+    """The teacher's distributions at the packed positions of the rows it scored.
+
+    Attributes:
+        positions: int64 ``[Q]``, which of the shard's P packed positions were scored.
+        ids_QK: int32 candidates, most probable first (K = 1 for the arg-max alone).
+        log_probs_QK: float32.
+        tail_log_mass_Q: float32 log of the mass outside the candidates, -inf where there is none.
+    """
+
+    positions: np.ndarray
+    ids_QK: np.ndarray
+    log_probs_QK: np.ndarray
+    tail_log_mass_Q: np.ndarray
+
+
+@dataclass(frozen=True)
+class ScoredShard:
+    """Shard j of batch i, written and scored.
+
+    Attributes:
+        sources, targets: B rows each; a target ends with the end symbol only if it was written.
+        from_student: bool ``[B]``, rows whose target the student wrote.
+        labels: None where the method asks no teacher.
+        scored_sentences: rows the teacher was asked about.
+        generate_s, score_s: seconds spent in each stage.
+    """
+
+    batch: int
+    shard: int
+    version: int
+    beta: float
+    sources: Ragged
+    targets: Ragged
+    from_student: np.ndarray
+    labels: TeacherLabels | None
+    scored_sentences: int = 0
+    generate_s: float = 0.0
+    score_s: float = 0.0
+
+    @property
+    def positions(self) -> int:
+        """Target positions P."""
+        return len(self.targets.ids_P)
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one optimiser step did.
+
+    Attributes:
+        step: optimiser steps done, this one included.
+        version: the version that wrote the batch.
+        loss: mean over all loss positions of the batch.
+        scored_sentences, scored_positions: that the teacher was asked about.
+        generate_s, score_s: summed over the batch's shards; ``learn_s`` of the step itself.
+    """
+
+    step: int
+    version: int
+    beta: float
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    sentences: int
+    positions: int
+    scored_sentences: int
+    scored_positions: int
+    student_share: float
+    generate_s: float
+    score_s: float
+    learn_s: float
+
+
+@dataclass(frozen=True)
+class ValidationReport:
+    """An evaluation of the student on the validation split."""
+
+    step: int
+    bleu: float
+    chrf: float
+    loss: float
+    seconds: float
+    best: bool
+    examples: list[tuple[str, str, str]] = field(default_factory=list)

@@ -1,0 +1,223 @@
+"""The pool of workers with actors that do nothing but what the test tells them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from seq2seq.errors import UserError
+from student_trainer.ray_runtime.pool import DEPTH, ShardHandle, WorkerPool, value_of
+from student_trainer.types import ShardTask
+from teacher_service.errors import TeacherMismatch
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def task(batch: int, shard: int = 0) -> ShardTask:
+    return ShardTask(batch, shard, 0, 0.5)
+
+
+@pytest.fixture
+def pool_of() -> Iterator[Callable[..., WorkerPool]]:
+    """A pool whose workers run ``work(worker number, batch)`` and ``begin(number)`` before."""
+    pools = []
+
+    def make(
+        count: int,
+        work: Callable[[int, int], Any] = lambda number, batch: (number, batch),
+        begin: Callable[[int], None] = lambda number: None,
+    ) -> WorkerPool:
+        # A class of this function travels to the workers by value; this module is not theirs.
+        class Scripted:
+            def __init__(self, number: int) -> None:
+                self._number = number
+
+            def prepare(self) -> int:
+                begin(self._number)
+                return os.getpid()
+
+            @ray.method(num_returns=2)
+            def run(self, task: Any, weights: object) -> tuple[Any, Any]:
+                return task, work(self._number, task.batch)
+
+        numbers = iter(range(100))
+        actor = ray.remote(Scripted).options(num_cpus=0)
+        pool = WorkerPool(lambda: actor.remote(next(numbers)), count)
+        pools.append(pool)
+        return pool
+
+    yield make
+    for pool in pools:
+        pool.close()
+
+
+def submit(pool: WorkerPool, *tasks: ShardTask) -> list[ShardHandle]:
+    weights = ray.put([])
+    return [pool.submit(t, weights) for t in tasks]
+
+
+def results(handles: list[ShardHandle]) -> list[Any]:
+    return [value_of(h.shard) for h in handles if h.shard is not None]
+
+
+def test_shards_come_back_and_every_worker_had_some(pool_of):
+    pool = pool_of(2)
+    pool.wait_ready()
+    assert len(set(pool.processes())) == 2
+    handles = submit(pool, *(task(b) for b in range(4)))
+    pool.wait_for(handles)
+    assert [batch for _, batch in results(handles)] == [0, 1, 2, 3]
+    assert {number for number, _ in results(handles)} == {0, 1}
+
+
+def test_a_slow_worker_keeps_nobody_waiting(pool_of, tmp_path):
+    gate = tmp_path / "open"
+
+    def work(number: int, batch: int) -> int:
+        while number == 0 and not os.path.exists(gate):
+            time.sleep(0.01)
+        return number
+
+    pool = pool_of(2, work)
+    pool.wait_ready()
+    handles = submit(pool, *(task(b) for b in range(8)))
+    of_slow = [h for h in handles if h.receipt is not None][0::2]
+    rest = [h for h in handles if h not in of_slow]
+    pool.wait_for(rest)
+    assert not any(h.done for h in of_slow)
+    gate.touch()
+    pool.wait_for(handles)
+    assert results(of_slow) == [0] * DEPTH
+    assert results(rest) == [1] * (8 - DEPTH)
+
+
+def test_earlier_batches_go_first_whatever_the_order_of_asking(pool_of):
+    seen: list[int] = []
+
+    def work(number: int, batch: int) -> list[int]:
+        seen.append(batch)
+        return list(seen)
+
+    # The worker is not ready yet: the first two are handed over, the queue keeps the others.
+    pool = pool_of(1, work)
+    handles = submit(pool, *(task(b) for b in (9, 8, 3, 1, 2)))
+    pool.wait_for(handles)
+    assert max(results(handles), key=len) == [9, 8, 1, 2, 3]
+
+
+def test_a_death_is_made_good_by_another_worker(pool_of, tmp_path, caplog):
+    died = tmp_path / "died"
+
+    def work(number: int, batch: int) -> int:
+        if batch == 2 and not os.path.exists(died):
+            open(died, "w").close()
+            os._exit(9)
+        return batch
+
+    pool = pool_of(2, work)
+    handles = submit(pool, *(task(b) for b in range(6)))
+    pool.wait_for(handles)
+    assert results(handles) == list(range(6))
+    assert [h.kills for h in handles] == [0, 0, 1, 0, 0, 0]
+    (message,) = [r.getMessage() for r in caplog.records]
+    assert "died, worker 2 takes its place; run again: batch 2 shard 0" in message
+
+
+def test_a_shard_that_kills_two_workers_is_named_and_the_others_are_done(pool_of):
+    def work(number: int, batch: int) -> int:
+        if batch == 3:
+            os._exit(9)
+        return batch
+
+    pool = pool_of(2, work)
+    handles = submit(pool, *(task(b) for b in range(8)))
+    others = [h for h in handles if h.task.batch != 3]
+    pool.wait_for(others)
+    assert results(others) == [0, 1, 2, 4, 5, 6, 7]
+    with pytest.raises(UserError, match=r"batch 3 shard 0: 2 workers died running it .*--resume"):
+        pool.wait_for(handles)
+    assert [h.kills for h in others] == [0] * 7
+    pool.wait_ready()
+    assert len(pool.processes()) == 2
+
+
+def test_workers_that_die_before_they_are_ready_end_it(pool_of):
+    def begin(number: int) -> None:
+        os._exit(9)
+
+    pool = pool_of(1, begin=begin)
+    handles = submit(pool, task(0))
+    with pytest.raises(UserError, match="3 rollout workers died while starting"):
+        pool.wait_for(handles)
+    assert handles[0].kills == 0
+
+
+def test_a_fault_in_preparation_is_raised_as_itself(pool_of):
+    def begin(number: int) -> None:
+        raise UserError("corpus gone")
+
+    with pytest.raises(UserError, match=r"^corpus gone$"):
+        pool_of(2, begin=begin).wait_ready()
+
+
+def test_an_error_waits_for_its_turn_and_is_itself(pool_of):
+    def work(number: int, batch: int) -> int:
+        if batch == 1:
+            raise TeacherMismatch("another teacher")
+        return batch
+
+    pool = pool_of(1, work)
+    handles = submit(pool, *(task(b) for b in range(3)))
+    pool.wait_for([handles[2]])
+    pool.wait_for([handles[0]])
+    with pytest.raises(TeacherMismatch) as caught:
+        pool.wait_for(handles[:2])
+    assert str(caught.value) == "another teacher"
+    assert "work" in str(caught.value.__cause__), "the remote traceback is kept"
+    pickle.loads(pickle.dumps(caught.value))
+
+
+def test_the_death_of_who_made_the_weights_is_not_blamed_on_the_shard(pool_of):
+    class Maker:
+        def make(self) -> list[int]:
+            os._exit(9)
+
+    maker = ray.remote(Maker).options(num_cpus=0).remote()
+    pool = pool_of(1)
+    pool.wait_ready()
+    before = pool.processes()
+    handle = pool.submit(task(0), maker.make.remote())
+    with pytest.raises(ray.exceptions.RayError):
+        pool.wait_for([handle])
+    assert handle.kills == 0 and pool.processes() == before
+
+
+def test_shards_go_on_while_another_call_is_waited_for(pool_of, tmp_path):
+    class Learner:
+        def step(self, gate: Path) -> str:
+            while not gate.exists():
+                time.sleep(0.01)
+            return "stepped"
+
+    gate = tmp_path / "open"
+
+    def work(number: int, batch: int) -> int:
+        if batch == 9:
+            open(gate, "w").close()
+        return batch
+
+    learner = ray.remote(Learner).options(num_cpus=0).remote()
+    pool = pool_of(1, work)
+    handles = submit(pool, *(task(b) for b in range(10)))
+    # Only the last of ten shards lets the step end: all were handed out meanwhile.
+    step = learner.step.remote(gate)
+    pool.serve_until(step)
+    assert value_of(step) == "stepped"
+    pool.wait_for(handles)

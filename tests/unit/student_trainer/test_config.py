@@ -1,0 +1,153 @@
+"""Configurations are refused with a line that says what is wrong, and shipped ones load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from seq2seq.errors import UserError
+from seq2seq.model import build_model
+from student_trainer.config import RunConfig, dump_config, load_config, make_config
+
+SHIPPED = sorted((Path(__file__).parents[3] / "configs").rglob("*.yaml"))
+
+
+@pytest.fixture
+def write(tmp_path: Path, plain_config: dict[str, Any]):
+    """Write the plain configuration with changes; the file."""
+
+    def make(**changes: Any) -> Path:
+        file = tmp_path / "run.yaml"
+        file.write_text(yaml.safe_dump(plain_config | changes))
+        return file
+
+    return make
+
+
+def refused(file: Path, *overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        load_config(file, overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_unknown_keys_are_named_with_their_section(write):
+    assert "unknown key 'optimizer'" in refused(write(optimizer={"steps": 3}))
+    assert "unknown key 'batch.size'" in refused(write(batch={"sentences": 3, "size": 8}))
+    assert "unknown key 'rollout.limit.max'" in refused(write(), "rollout.limit.max=9")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("optimiser.steps", "not of the form key=value"),
+        ("=3", "not of the form key=value"),
+        ("optimiser.steps=[1", "not valid YAML"),
+        ("name.first=x", "'name' is a value, not a section"),
+        ("optimiser.steps.more=3", "'steps' is a value, not a section"),
+        ("optimiser.steps=0", "optimiser.steps"),
+        ("optimiser.steps=many", "given 'many'"),
+        ("optimiser.stepz=3", "unknown key 'optimiser.stepz'"),
+        ("method=magic", "given 'magic'"),
+        ("loss.label_smoothing=1", "less than 1"),
+        ("model.vocab_size=9", "follows from the vocabulary"),
+        ("method=imitkd", "needs a 'teacher' section"),
+        ("vocabulary.size=100", "either 'from'"),
+        ("batch.sentences=null", "'sentences', 'tokens' or both"),
+        ("rollout.lag=-1", "given -1"),
+    ],
+)
+def test_what_is_wrong_with_a_value_is_said_with_the_value(write, override, expected):
+    assert expected in refused(write(), override)
+
+
+def test_all_faults_come_at_once(write):
+    message = refused(write(), "workers=0", "seed=-1", "colour=red")
+    assert all(part in message for part in ("workers", "seed", "'colour'"))
+
+
+def test_a_missing_section_is_named(write):
+    file = write()
+    data = yaml.safe_load(file.read_text())
+    del data["optimiser"]
+    file.write_text(yaml.safe_dump(data))
+    assert "'optimiser' is missing" in refused(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "no configuration"),
+        (b"[1, 2]", "no configuration"),
+        (b"a: b: c", "not valid YAML"),
+        (b"\xff\xfe\xff", "cannot read configuration"),
+    ],
+)
+def test_files_that_are_no_configuration(tmp_path, content, expected):
+    file = tmp_path / "run.yaml"
+    file.write_bytes(content)
+    assert expected in refused(file) and str(file) in refused(file)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    assert "No such file or directory" in refused(tmp_path / "none.yaml")
+
+
+def test_overrides_reach_old_and_new_sections_with_yaml_values(write):
+    config = load_config(
+        write(),
+        [
+            "optimiser.steps=17",
+            "optimiser.betas=[0.5, 0.6]",
+            "teacher.address=host:1",
+            "method=imitkd",
+            "corpus.sentences=null",
+            "model.ffn=64",
+            "name=a=b",
+        ],
+    )
+    assert config.optimiser.steps == 17 and config.optimiser.betas == (0.5, 0.6)
+    assert config.teacher is not None and config.teacher.address == "host:1"
+    assert config.model["ffn"] == 64 and config.name == "a=b"
+
+
+def test_what_is_saved_with_a_run_reads_back_the_same(write, tmp_path):
+    changes = {
+        "method": "imitkd-full",
+        "teacher": {"address": "host:1"},
+        "initialise": {"from": "x", "encoder_layers": [0], "decoder_layers": [2, 0]},
+    }
+    config = load_config(write(**changes))
+    saved = tmp_path / "saved.yaml"
+    saved.write_text(dump_config(config))
+    assert load_config(saved) == config
+
+
+def test_a_configuration_cannot_be_changed(plain_config):
+    config = make_config(plain_config)
+    with pytest.raises(ValueError, match="frozen"):
+        config.seed = 4  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("method", "writes"),
+    [("vanilla", False), ("word-kd", False), ("imitkd", True), ("imitkd-full", True)],
+)
+def test_under_which_methods_the_student_writes(plain_config, method, writes):
+    config = make_config(plain_config | {"method": method, "teacher": {"address": "x:1"}})
+    assert config.student_writes is writes
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda p: "/".join(p.parts[-2:]))
+def test_shipped_configurations_load(file):
+    config = load_config(file)
+    assert isinstance(config, RunConfig)
+    build_model({"vocab_size": 16} | config.model)
+
+
+def test_there_are_shipped_configurations():
+    assert SHIPPED

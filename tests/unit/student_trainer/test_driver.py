@@ -1,0 +1,286 @@
+"""The loop over a fake executor: what is asked of it, in which order, and when it stops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from seq2seq.errors import UserError
+from student_trainer.config import RunConfig
+from student_trainer.driver import Driver
+from student_trainer.types import ShardTask, StepReport, ValidationReport
+from teacher_service.errors import TeacherUnavailable
+
+RULES = [(1, 0), (1, 3), (4, 0), (4, 4), (4, 6), (3, 5), (2, 1), (8, 2)]
+
+
+@dataclass
+class Watched:
+    """An executor that holds the driver to the contract and writes down what it saw."""
+
+    bleus: list[float] = field(default_factory=list)
+    fail_at: tuple[int, Exception] | None = None
+    held: set[int] = field(default_factory=set)
+    steps: int = 0
+    calls: list[str] = field(default_factory=list)
+    tasks: list[ShardTask] = field(default_factory=list)
+    ahead: int = 0
+    saved: list[tuple[int, set[int], dict[str, Any]]] = field(default_factory=list)
+    most_held: int = 0
+    best: float = float("-inf")
+
+    def submit(self, task: ShardTask) -> ShardTask:
+        assert task.version in self.held, f"{task} needs {task.version}, held are {self.held}"
+        assert task.version <= self.steps, "asked for weights of the future"
+        self.tasks.append(task)
+        self.ahead = max(self.ahead, task.batch - self.steps)
+        self.calls.append(f"submit {task.batch}.{task.shard}")
+        return task
+
+    def learn(self, handles: Sequence[object]) -> StepReport:
+        tasks = [h for h in handles if isinstance(h, ShardTask)]
+        assert [(t.batch, t.shard) for t in tasks] == [(self.steps, j) for j in range(len(tasks))]
+        if self.fail_at is not None and self.fail_at[0] == self.steps:
+            raise self.fail_at[1]
+        self.calls.append(f"learn {self.steps}")
+        self.steps += 1
+        zeros = dict.fromkeys(
+            ("loss", "gradient_norm", "learning_rate", "student_share"), 0.0
+        ) | dict.fromkeys(("generate_s", "score_s", "learn_s"), 0.0)
+        counts = dict.fromkeys(
+            ("sentences", "positions", "scored_sentences", "scored_positions"), 1
+        )
+        first = tasks[0]
+        return StepReport(self.steps, version=first.version, beta=first.beta, **zeros, **counts)
+
+    def publish(self, version: int) -> None:
+        assert version == self.steps and version not in self.held
+        self.held.add(version)
+        self.most_held = max(self.most_held, len(self.held))
+        self.calls.append(f"publish {version}")
+
+    def published(self) -> list[int]:
+        return sorted(self.held)
+
+    def retire(self, before: int) -> None:
+        self.held = {v for v in self.held if v >= before}
+
+    def validate(self) -> ValidationReport:
+        self.calls.append(f"validate {self.steps}")
+        bleu = self.bleus.pop(0) if self.bleus else 1.0
+        report = ValidationReport(self.steps, bleu, bleu, 1.0, 5.0, best=bleu > self.best)
+        self.best = max(self.best, bleu)
+        return report
+
+    def checkpoint(self, extra: dict[str, Any]) -> None:
+        self.calls.append(f"checkpoint {self.steps}")
+        self.saved.append((self.steps, set(self.held), extra))
+
+    def restore(self) -> tuple[int, dict[str, Any] | None]:
+        raise AssertionError("the driver does not restore")
+
+    def close(self) -> None:
+        raise AssertionError("the driver does not close")
+
+
+class Ticking:
+    """A clock that moves one second at every look."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+def config_of(plain: dict[str, Any], **changes: Any) -> RunConfig:
+    """A configuration with ``section__key`` changes."""
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        if name:
+            plain = plain | {section: plain.get(section, {}) | {name: value}}
+        else:
+            plain = plain | {section: value}
+    return RunConfig(**plain)
+
+
+def version(batch: int, pool: int, lag: int) -> int:
+    """DESIGN section 6, from its words."""
+    return max(0, pool * (batch // pool) - lag)
+
+
+@pytest.mark.parametrize(("pool", "lag"), RULES)
+def test_every_batch_is_written_by_its_version(plain_config, pool, lag):
+    executor = Watched()
+    config = config_of(
+        plain_config, optimiser__steps=23, rollout__pool=pool, rollout__lag=lag, batch__shards=3
+    )
+    result = Driver(config, executor).run()
+    assert result.steps == executor.steps == 23
+    assert [(t.batch, t.shard, t.version) for t in executor.tasks] == [
+        (i, j, version(i, pool, lag)) for i in range(23) for j in range(3)
+    ]
+
+
+@pytest.mark.parametrize(("pool", "lag"), RULES)
+def test_what_runs_ahead_is_bounded_and_the_bound_is_used(plain_config, pool, lag):
+    executor = Watched()
+    config = config_of(
+        plain_config, optimiser__steps=64, rollout__pool=pool, rollout__lag=lag, batch__shards=1
+    )
+    Driver(config, executor).run()
+    # Before step d the batches of all pools that begin by d + lag may be under way.
+    allowed = max(pool * ((d + lag) // pool) + pool - 1 - d for d in range(64 - pool - lag))
+    assert executor.ahead == allowed < pool + lag
+
+
+@pytest.mark.parametrize(("pool", "lag"), RULES)
+def test_only_versions_that_are_needed_are_held(plain_config, pool, lag):
+    executor = Watched()
+    config = config_of(plain_config, optimiser__steps=40, rollout__pool=pool, rollout__lag=lag)
+    Driver(config, executor).run()
+    needed = {version(i, pool, lag) for i in range(40)}
+    published = [int(c.split()[1]) for c in executor.calls if c.startswith("publish")]
+    assert published == sorted(needed)
+    assert executor.most_held <= lag // pool + 2
+
+
+def test_work_ahead_is_submitted_before_a_validation_holds_the_learner(plain_config):
+    executor = Watched()
+    config = config_of(plain_config, validation__every=4, rollout__pool=4, batch__shards=1)
+    Driver(config, executor).run()
+    assert executor.calls.index("submit 7.0") < executor.calls.index("validate 4")
+
+
+def test_validations_and_checkpoints_come_when_they_are_due(plain_config):
+    executor = Watched()
+    config = config_of(plain_config, optimiser__steps=10, validation__every=3, checkpoint_every=4)
+    Driver(config, executor, extra={"teacher_revision": "r"}).run()
+    assert [c for c in executor.calls if c.startswith("validate")] == [
+        "validate 3",
+        "validate 6",
+        "validate 9",
+        "validate 10",
+    ]
+    assert [step for step, _, _ in executor.saved] == [4, 8, 10]
+    assert all(extra["teacher_revision"] == "r" for _, _, extra in executor.saved)
+
+
+@pytest.mark.parametrize(("pool", "lag"), RULES)
+def test_a_run_resumed_at_any_checkpoint_asks_for_the_same(plain_config, pool, lag):
+    config = config_of(
+        plain_config,
+        optimiser__steps=17,
+        rollout__pool=pool,
+        rollout__lag=lag,
+        checkpoint_every=1,
+    )
+    whole = Watched()
+    Driver(config, whole).run()
+    for step, held, extra in whole.saved[:-1]:
+        rest = Watched(held=set(held), steps=step)
+        result = Driver(config, rest).run(step)
+        assert result.steps == 17
+        assert rest.tasks == [t for t in whole.tasks if t.batch >= step]
+        assert extra["best"] is None
+
+
+def test_a_finished_run_resumed_does_nothing_and_still_knows_its_best(plain_config):
+    best = ValidationReport(8, 30.0, 50.0, 1.0, 5.0, best=True)
+    executor = Watched(held={7}, steps=8)
+    result = Driver(config_of(plain_config), executor).run(8, best)
+    assert (result.steps, result.best, executor.calls) == (8, best, [])
+
+
+def test_a_checkpoint_without_the_needed_weights_is_refused(plain_config):
+    executor = Watched(held={8}, steps=8)
+    config = config_of(plain_config, optimiser__steps=20, rollout__pool=4, rollout__lag=4)
+    with pytest.raises(UserError, match=r"no weights of version 4, .*pool 4 .*lag 4"):
+        Driver(config, executor).run(8)
+    assert executor.calls == []
+
+
+def test_patience_ends_the_run_with_a_checkpoint(plain_config):
+    executor = Watched(bleus=[3.0, 5.0, 5.0, 4.0, 9.0])
+    config = config_of(
+        plain_config, optimiser__steps=60, validation__every=10, validation__patience=2
+    )
+    result = Driver(config, executor).run()
+    assert result.stopped_early and result.steps == 40
+    assert result.best is not None and result.best.step == 20
+    assert executor.calls[-2:] == ["validate 40", "checkpoint 40"]
+
+
+def test_patience_counts_on_through_a_resume(plain_config):
+    best = ValidationReport(20, 5.0, 5.0, 1.0, 5.0, best=True)
+    executor = Watched(bleus=[4.0, 9.0], held={30}, steps=30, best=5.0)
+    config = config_of(
+        plain_config, optimiser__steps=60, validation__every=10, validation__patience=2
+    )
+    result = Driver(config, executor).run(30, best)
+    assert result.stopped_early and (result.steps, result.best) == (40, best)
+
+
+def test_checkpoints_carry_the_best_evaluation(plain_config):
+    executor = Watched(bleus=[3.0, 2.0])
+    config = config_of(plain_config, validation__every=4)
+    Driver(config, executor).run()
+    (_, _, extra) = executor.saved[-1]
+    assert ValidationReport(**extra["best"]).bleu == 3.0
+
+
+@pytest.mark.parametrize("error", [UserError("batch 5: loss nan"), ValueError("odd")])
+def test_errors_pass_through_as_they_are(plain_config, error):
+    executor = Watched(fail_at=(5, error))
+    with pytest.raises(type(error)) as caught:
+        Driver(config_of(plain_config), executor).run()
+    assert caught.value is error
+    assert executor.saved == []
+
+
+def test_a_teacher_that_stays_away_costs_nothing_that_was_learnt(plain_config):
+    error = TeacherUnavailable("batch 5 shard 0: no answer")
+    executor = Watched(fail_at=(5, error))
+    with pytest.raises(TeacherUnavailable):
+        Driver(config_of(plain_config), executor).run()
+    ((step, held, _),) = executor.saved
+    assert step == 5 and version(5, 1, 0) in held
+
+
+def test_observers_are_told_everything_with_its_time(plain_config):
+    class Notebook:
+        def __init__(self) -> None:
+            self.steps: list[tuple[int, float]] = []
+            self.validations: list[int] = []
+
+        def on_step(self, report: StepReport, wall_s: float) -> None:
+            self.steps.append((report.step, wall_s))
+
+        def on_validation(self, report: ValidationReport) -> None:
+            self.validations.append(report.step)
+
+    notebook = Notebook()
+    config = config_of(plain_config, optimiser__steps=4, validation__every=2)
+    result = Driver(config, Watched(), [notebook], clock=Ticking()).run()
+    assert [step for step, _ in notebook.steps] == [1, 2, 3, 4]
+    assert all(wall == 1.0 for _, wall in notebook.steps), "validation is no part of a step"
+    assert notebook.validations == [2, 4]
+    assert result.validation_s == 10.0 and result.train_s > 0
+
+
+def test_beta_falls_with_the_batch_it_is_for(plain_config):
+    executor = Watched()
+    config = config_of(
+        plain_config,
+        mixing={"schedule": "linear", "final": 0.0},
+        optimiser__steps=10,
+        rollout__pool=4,
+    )
+    Driver(config, executor).run()
+    assert [t.beta for t in executor.tasks if t.shard == 0] == pytest.approx(
+        [1 - i / 10 for i in range(10)]
+    )
