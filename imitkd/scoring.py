@@ -1,0 +1,83 @@
+"""Scores and speed of a model directory on a split, as plain values."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seq2seq.checkpoint import WEIGHTS_FILE, atomic_file, load_model_directory
+from seq2seq.data import read_split
+from seq2seq.decoding import Beam, Greedy
+from seq2seq.errors import UserError
+from seq2seq.threads import threads as pinned
+from seq2seq.translation import translate
+from student_trainer.evaluation import evaluate
+
+_WARM_UP = 8
+
+
+def evaluate_directory(
+    model: Path,
+    corpus: Path,
+    split: str = "test",
+    *,
+    beam: int = 1,
+    sentences: int | None = None,
+    threads: int | None = None,
+    device: str = "cpu",
+) -> dict[str, Any]:
+    """Evaluate and time; translating a few sentences first keeps start-up out of the time.
+
+    Raises:
+        UserError: broken model or corpus, or sentences without references.
+    """
+    directory = load_model_directory(model, device)
+    examples = read_split(corpus, split)[:sentences]
+    if not all(e.references for e in examples):
+        raise UserError(f"{corpus} {split} has sentences without references; they cannot be scored")
+    mode = Beam(beam) if beam > 1 else Greedy()
+    with pinned(threads or torch.get_num_threads()):
+        used = torch.get_num_threads()
+        warm_up = [e.source for e in examples[:_WARM_UP]]
+        translate(directory.model, directory.vocabulary, warm_up, mode)
+        found = evaluate(directory.model, directory.vocabulary, examples, mode)
+    return {
+        "model": str(model),
+        "name": directory.name,
+        "revision": directory.revision,
+        "corpus": str(corpus),
+        "split": split,
+        "sentences": len(examples),
+        "beam": beam,
+        "threads": used,
+        "device": device,
+        **found.scores.as_dict(),
+        "loss": found.loss,
+        "seconds": found.seconds,
+        "sentences_per_s": found.sentences_per_s,
+        "parameters": directory.model.parameter_count(),
+        "megabytes": (Path(model) / WEIGHTS_FILE).stat().st_size / 1e6,
+        "translations": found.translations,
+    }
+
+
+def print_evaluation(found: dict[str, Any]) -> None:
+    """A few lines for people."""
+    how = f"beam {found['beam']}" if found["beam"] > 1 else "greedy"
+    where = f"{found['corpus']} {found['split']}, {found['sentences']} sentences"
+    print(f"{found['name']} on {where}, {how}")
+    print(f"BLEU {found['bleu']:.2f}   {found['bleu_signature']}")
+    print(f"chrF {found['chrf']:.2f}   {found['chrf_signature']}")
+    print(
+        f"{found['sentences_per_s']:.1f} sentences/s on {found['threads']} threads; "
+        f"{found['parameters']:,} parameters, {found['megabytes']:.1f} MB"
+    )
+
+
+def write_evaluation(found: dict[str, Any], path: Path) -> None:
+    """The same as JSON, translations included."""
+    with atomic_file(path) as file:
+        file.write_text(json.dumps(found, ensure_ascii=False, indent=2) + "\n")
