@@ -138,6 +138,8 @@ def save_model_directory(
     with atomic_directory(Path(path)) as fresh:
         save_file(tensors, str(fresh / WEIGHTS_FILE))
         (fresh / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+        # safetensors makes its file for the owner alone; a model is to be served by others too.
+        shutil.copymode(fresh / CONFIG_FILE, fresh / WEIGHTS_FILE)
         vocabulary.save(fresh / TOKENIZER_DIR)
         (fresh / CARD_FILE).write_text(card)
 

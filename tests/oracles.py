@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from seq2seq.model import Seq2SeqModel
 from seq2seq.transformer import Transformer
@@ -371,8 +370,3 @@ def chi_square(observed: Sequence[int], probabilities: Sequence[float]) -> float
     )
     freedom = len(observed) - 1
     return (statistic - freedom) / math.sqrt(2 * freedom)
-
-
-def as_tensor(rows: Sequence[LogProbs]) -> Tensor:
-    """float64 ``[P, V]``."""
-    return torch.tensor(rows, dtype=torch.float64)

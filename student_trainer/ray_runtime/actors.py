@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import ray
 import torch
 
 from student_trainer.config import RunConfig
+from student_trainer.ray_runtime.cluster import Ref
 from student_trainer.run_directory import RunDirectory
 from student_trainer.setup import (
     make_data,
@@ -27,7 +28,7 @@ from student_trainer.types import ScoredShard, ShardTask, StepReport, Validation
 
 # A list of one: Ray hands over a reference inside a list as it is, where a bare one is fetched.
 # Empty where the method lets nobody write.
-WeightsRef = list[ray.ObjectRef]
+WeightsRef: TypeAlias = "list[Ref]"
 
 
 class RolloutActor:

@@ -6,11 +6,13 @@ import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import ray
 
 from seq2seq.errors import UserError
 
+Ref: TypeAlias = "ray.ObjectRef[Any]"
 OBJECT_STORE_BYTES = 256 << 20
 _START_ATTEMPTS = 3
 

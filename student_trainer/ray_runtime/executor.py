@@ -42,8 +42,8 @@ class RayExecutor:
         # Versions in flight, those of a batch just done included, and room for the shards.
         versions = 2 + (config.rollout.lag + config.rollout.pool - 1) // config.rollout.pool
         store = cluster.OBJECT_STORE_BYTES + versions * student_bytes(config, vocabulary)
-        self._versions: dict[int, ray.ObjectRef] = {}
-        self._unchecked: list[ray.ObjectRef] = []
+        self._versions: dict[int, cluster.Ref] = {}
+        self._unchecked: list[cluster.Ref] = []
         self._pool: WorkerPool | None = None
         self._learner: Any = None
         self._cluster = cluster.connect(store)
@@ -148,7 +148,7 @@ class RayExecutor:
         assert self._pool is not None, "the executor is closed"
         return self._pool
 
-    def _wait(self, ref: ray.ObjectRef) -> Any:
+    def _wait(self, ref: cluster.Ref) -> Any:
         """A result of the learner, and first those of the calls before it that nobody waited for.
 
         Raises:

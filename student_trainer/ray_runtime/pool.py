@@ -21,7 +21,7 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from seq2seq.errors import UserError
-from student_trainer.ray_runtime.cluster import first_line
+from student_trainer.ray_runtime.cluster import Ref, first_line
 from student_trainer.types import ShardTask
 
 _log = logging.getLogger(__name__)
@@ -45,9 +45,9 @@ class ShardHandle:
     """
 
     task: ShardTask
-    weights: ray.ObjectRef
-    receipt: ray.ObjectRef | None = None
-    shard: ray.ObjectRef | None = None
+    weights: Ref
+    receipt: Ref | None = None
+    shard: Ref | None = None
     done: bool = False
     error: Exception | None = None
     kills: int = 0
@@ -58,7 +58,7 @@ class _Worker:
     """An actor, and the shards it was given, oldest first; it runs the first of them."""
 
     actor: Any
-    preparing: ray.ObjectRef | None
+    preparing: Ref | None
     number: int
     pid: int | None = None
     shards: deque[ShardHandle] = field(default_factory=deque)
@@ -80,7 +80,7 @@ class WorkerPool:
         self._tickets = itertools.count()
         self._workers = [self._new_worker() for _ in range(count)]
 
-    def submit(self, task: ShardTask, weights: ray.ObjectRef) -> ShardHandle:
+    def submit(self, task: ShardTask, weights: Ref) -> ShardHandle:
         """Queue a shard; returns at once."""
         handle = ShardHandle(task, weights)
         self._queue(handle)
@@ -108,7 +108,7 @@ class WorkerPool:
             if handle.error is not None:
                 raise handle.error
 
-    def serve_until(self, ref: ray.ObjectRef) -> None:
+    def serve_until(self, ref: Ref) -> None:
         """Return when another call has ended, well or not; meanwhile shards go on."""
         while not self._turn(ref):
             pass
@@ -144,10 +144,10 @@ class WorkerPool:
             handle.receipt, handle.shard = receipt, shard
             worker.shards.append(handle)
 
-    def _turn(self, ref: ray.ObjectRef | None = None) -> bool:
+    def _turn(self, ref: Ref | None = None) -> bool:
         """Wait for whatever comes first and deal with all that is there; whether ``ref`` is."""
         watched = [w.preparing for w in self._workers if w.preparing is not None]
-        watched += [h.receipt for w in self._workers for h in w.shards]
+        watched += [h.receipt for w in self._workers for h in w.shards if h.receipt is not None]
         refs = [ref, *watched] if ref is not None else watched
         ray.wait(refs, num_returns=1)
         found, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
@@ -157,17 +157,19 @@ class WorkerPool:
         self._dispatch()
         return ref is not None and ref in ready
 
-    def _look_at(self, worker: _Worker, ready: set[ray.ObjectRef]) -> None:
+    def _look_at(self, worker: _Worker, ready: set[Ref]) -> None:
         """Take in what this worker finished, in the order it did."""
-        if worker.preparing in ready:
+        if worker.preparing is not None and worker.preparing in ready:
             try:
                 worker.pid = value_of(worker.preparing)
             except RayActorError as error:
                 self._replace(worker, error)
                 return
             worker.preparing, self._failed_starts = None, 0
-        while worker.shards and worker.shards[0].receipt in ready:
+        while worker.shards:
             handle = worker.shards[0]
+            if handle.receipt is None or handle.receipt not in ready:
+                return
             try:
                 value_of(handle.receipt)
                 handle.done = True
@@ -232,7 +234,7 @@ def _died(actor: Any, error: RayActorError) -> bool:
     return error.actor_id in (None, actor._actor_id.hex())
 
 
-def value_of(ref: ray.ObjectRef) -> Any:
+def value_of(ref: Ref) -> Any:
     """The value of a finished call, or its exception as the actor raised it.
 
     Raises:

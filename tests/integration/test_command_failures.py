@@ -72,7 +72,7 @@ class Commands:
             env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=240,
         )
         return _one_line(done.returncode, done.stdout, done.stderr)
 
@@ -408,7 +408,7 @@ def test_a_teacher_that_goes_away_leaves_a_run_to_be_resumed(
         return model
 
     with ServerThread(tiny_config(tiny_teacher, batch_tokens=1024), leaving) as server:
-        overrides = [f"teacher.address={server.address}", "teacher.timeout_s=1"]
+        overrides = [f"teacher.address={server.address}", "teacher.timeout_s=2"]
         line = imitkd.fails("train", write(distil), *overrides, "--output", "run")
     assert line.startswith("batch 3 shard 0: ")
     assert line.endswith("or raise the timeout; then continue with --resume")

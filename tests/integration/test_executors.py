@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -165,11 +166,14 @@ def test_a_resumed_run_ends_as_if_it_had_never_stopped(config_of, reference, tmp
 
 
 def lost_reference() -> ray.ObjectRef:
-    """To an object that died with the process that owned it."""
+    """To a result that died with the process that owned it."""
+
+    def never() -> None:
+        threading.Event().wait()
 
     class Owner:
         def give(self) -> list[ray.ObjectRef]:
-            return [ray.put("lost")]
+            return [ray.remote(never).options(num_cpus=0).remote()]
 
     owner = ray.remote(Owner).options(num_cpus=0).remote()
     (reference,) = ray.get(owner.give.remote())

@@ -133,7 +133,7 @@ def killed(
         stdout=subprocess.DEVNULL,
     )
     try:
-        assert gate.reached.wait(120), f"the run ended by itself: {process.poll()}"
+        assert gate.reached.wait(240), f"the run ended by itself: {process.poll()}"
     finally:
         process.kill()
         process.wait()

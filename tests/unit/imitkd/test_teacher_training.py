@@ -70,6 +70,8 @@ def test_the_card_holds_what_was_measured(
     assert described["fingerprint"] in card
     assert f"best of 4 steps is step {summary['best_step']}" in card
     assert f"`imitkd data prepare words` and `imitkd teacher train {file} seed=5`" in card
+    modes = {p.name: p.stat().st_mode & 0o777 for p in made.iterdir() if p.is_file()}
+    assert set(modes.values()) == {modes["config.json"]}, "readable for whoever reads the others"
     assert scores["bleu_signature"] in card and scores["chrf_signature"] in card
 
 

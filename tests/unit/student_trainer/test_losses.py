@@ -173,9 +173,9 @@ def test_labels_rounded_on_the_wire_stay_a_distribution(k: int, tail: Tail) -> N
     exact = full_loss_top_k(STUDENT.float(), ids, log_probs.float(), rest.float(), tail)
     found = full_loss_top_k(STUDENT.float(), ids, *rounded, tail)
     torch.testing.assert_close(found, exact, atol=0.02, rtol=0.01)
-    # The gradient of a cross-entropy between distributions sums to zero over the vocabulary.
-    slope = gradient(lambda x: full_loss_top_k(x, ids, *rounded, tail), STUDENT.float())
-    assert slope.sum(1).tolist() == pytest.approx([0.0] * P, abs=1e-6)
+    # Whatever they sum to is divided out: a common factor changes nothing.
+    shifted = full_loss_top_k(STUDENT, ids, log_probs + 0.1, rest + 0.1, tail)
+    torch.testing.assert_close(shifted, full_loss_top_k(STUDENT, ids, log_probs, rest, tail))
 
 
 LOSSES: list[Any] = [

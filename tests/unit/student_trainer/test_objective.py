@@ -96,7 +96,7 @@ def configured(method: Method, shards: int = 2, **loss: Any) -> RunConfig:
         {
             "name": "test",
             "method": method,
-            "seed": 5,
+            "seed": 10,
             "corpus": {"path": "nowhere"},
             "vocabulary": {"size": 16},
             "model": {"kind": "transformer"},

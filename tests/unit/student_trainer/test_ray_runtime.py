@@ -1,0 +1,154 @@
+"""Where actors run, and joining or starting Ray; nothing here starts one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from seq2seq.errors import UserError
+from student_trainer.config import RunConfig
+from student_trainer.ray_runtime import actors, cluster
+from student_trainer.ray_runtime.executor import _absolute
+from student_trainer.ray_runtime.placement import plan
+
+
+@pytest.fixture
+def config_of(plain_config: dict[str, Any]):
+    return lambda **changes: RunConfig(**(plain_config | changes))
+
+
+def test_on_one_machine_nothing_is_reserved(config_of):
+    found = plan(config_of(workers=16, worker_threads=4), 1, {"CPU": 2.0})
+    assert found.worker["num_cpus"] == found.learner["num_cpus"] == 0
+    assert found.learner["num_gpus"] == 0 and found.learner_device == "cpu"
+
+
+def test_on_several_machines_threads_are_reserved_and_workers_spread(config_of):
+    config = config_of(workers=3, worker_threads=2, learner_threads=4)
+    found = plan(config, 2, {"CPU": 10.0})
+    assert (found.worker["num_cpus"], found.learner["num_cpus"]) == (2, 4)
+    assert found.worker["scheduling_strategy"] == "SPREAD"
+    with pytest.raises(UserError, match="need 10 CPUs, the Ray cluster has 9; lower workers"):
+        plan(config, 2, {"CPU": 9.0})
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:3"])
+def test_the_learner_gets_one_gpu_and_sees_no_other(config_of, device):
+    found = plan(config_of(device=device), 1, {"CPU": 2.0, "GPU": 8.0})
+    assert (found.learner["num_gpus"], found.learner_device) == (1, "cuda")
+    assert "num_gpus" not in found.worker
+
+
+def test_a_cluster_without_gpu_is_refused_at_once(config_of):
+    with pytest.raises(UserError, match=r"device cuda: the Ray cluster has no GPU; .*device=cpu"):
+        plan(config_of(device="cuda"), 1, {"CPU": 2.0})
+
+
+def test_ray_never_restarts_an_actor_or_repeats_a_call_by_itself(config_of):
+    found = plan(config_of(), 1, {})
+    for options in (found.worker, found.learner):
+        assert options["max_restarts"] == options["max_task_retries"] == 0
+
+
+class FakeRay:
+    """In place of the module: fails to start so many times."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+        self.calls: list[dict[str, Any]] = []
+
+    def is_initialized(self) -> bool:
+        return False
+
+    def init(self, **arguments: Any) -> None:
+        self.calls.append(arguments)
+        if len(self.calls) <= self.failures:
+            raise Exception("The node timed out.\nA long story follows.")
+
+    def shutdown(self) -> None:
+        pass
+
+
+@pytest.fixture
+def fake_ray(monkeypatch: pytest.MonkeyPatch):
+    def make(failures: int = 0) -> FakeRay:
+        fake = FakeRay(failures)
+        monkeypatch.setattr(cluster, "ray", fake)
+        return fake
+
+    return make
+
+
+def test_a_local_ray_is_small_and_quiet_and_tried_again(fake_ray, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    fake = fake_ray(failures=2)
+    assert cluster.connect().started_here
+    last = fake.calls[-1]
+    assert len(fake.calls) == 3 and last["address"] == "local"
+    assert last["object_store_memory"] == 256 << 20
+    assert not last["include_dashboard"] and not last["log_to_driver"]
+
+
+def test_a_ray_that_does_not_start_is_one_line(fake_ray, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    fake_ray(failures=3)
+    with pytest.raises(UserError) as caught:
+        cluster.connect()
+    assert str(caught.value) == (
+        "Ray does not start here (The node timed out.); use --runtime inline"
+    )
+
+
+def test_a_cluster_that_is_not_there_is_named(fake_ray, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    fake = fake_ray(failures=1)
+    with pytest.raises(UserError, match=r"to join at RAY_ADDRESS=head:6379 .*unset RAY_ADDRESS"):
+        cluster.connect()
+    assert [c["address"] for c in fake.calls] == ["head:6379"]
+
+
+def test_a_cluster_that_asks_for_a_token_is_told_apart(fake_ray, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    fake = fake_ray()
+
+    def init(**_: Any) -> None:
+        raise ConnectionError("no connection") from RuntimeError("InvalidAuthToken: missing")
+
+    fake.init = init  # type: ignore[method-assign]
+    with pytest.raises(UserError, match="set RAY_AUTH_MODE=token"):
+        cluster.connect()
+
+
+def test_a_cluster_that_was_there_stays(fake_ray):
+    fake = fake_ray()
+    fake.is_initialized = lambda: True  # type: ignore[method-assign]
+    fake.shutdown = lambda: pytest.fail("not ours to stop")  # type: ignore[method-assign]
+    joined = cluster.connect()
+    joined.close()
+    assert not joined.started_here and fake.calls == []
+
+
+def test_actors_get_absolute_paths(config_of, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    config = config_of(
+        corpus={"path": "data/x"},
+        vocabulary={"from": "teachers/x"},
+        teacher={"address": "x:1", "token_file": "token"},
+    )
+    found = _absolute(config)
+    assert found.corpus.path == tmp_path / "data/x"
+    assert found.vocabulary.from_ == tmp_path / "teachers/x"
+    assert found.teacher is not None and found.teacher.token_file == tmp_path / "token"
+    assert found.model == config.model and config.corpus.path == Path("data/x")
+
+
+def test_weights_go_through_the_object_store_without_a_change():
+    weights = {"a": torch.randn(3, 4), "b": torch.randn(())}
+    arrays = actors.to_arrays(weights)
+    for array in arrays.values():
+        array.setflags(write=False)
+    found = actors.to_tensors(arrays)
+    assert all(torch.equal(found[k], weights[k]) for k in weights)
