@@ -32,22 +32,27 @@ class _Row:
         self.done.sort(key=lambda entry: -entry[0])
         del self.done[self._mode.size :]
 
-    def cannot_improve(self, best_live: float) -> bool:
-        """No live beam can still enter the list: its best possible score is below the worst."""
+    def is_settled(self, best_live: float, length: int) -> bool:
+        """The list is full and no live beam, now of ``length`` ids, would enter it.
+
+        Judged at its present length; under ``exact`` at the length that would suit it best.
+        """
         if len(self.done) < self._mode.size:
             return False
         if self._mode.size == 1:
             return True  # a beam of one is greedy: it ends where the best token is the end
-        longest = self.limit if self._mode.length_penalty > 0 else 1
-        return self.done[-1][0] >= self.normalised(best_live, longest)
+        if self._mode.exact:
+            length = self.limit if self._mode.length_penalty > 0 else 1
+        return self.done[-1][0] >= self.normalised(best_live, length)
 
 
 def beam_search(model: Seq2SeqModel, job: Job, mode: Beam) -> list[list[Found]]:
     """Decode one batch; for each source ``mode.n_best`` hypotheses, best first.
 
     Every step takes the ``2 * size`` best continuations of a source, so that ``size`` unfinished
-    ones remain even where ``size`` of them end. A source leaves the batch when no live beam can
-    still overtake its worst finished one. At the length limit live beams count as unfinished
+    ones remain even where ``size`` of them end. A source leaves the batch when ``size`` are
+    finished and no live beam, at its present length, beats the worst of them (``mode.exact``: could
+    beat it at any length). At the length limit live beams count as unfinished
     hypotheses.
     """
     config, device, size = model.config, model.device, mode.size
@@ -140,6 +145,6 @@ def _unfinished(
             for ids, score in zip(history[place].tolist(), scores[place].tolist(), strict=True):
                 if score != float("-inf"):
                     row.add(ids, score, False)
-        elif best[place] != float("-inf") and not row.cannot_improve(best[place]):
+        elif best[place] != float("-inf") and not row.is_settled(best[place], position + 1):
             keep.append(place)
     return keep

@@ -43,7 +43,7 @@ def test_beam_of_one_is_greedy(seed: int, penalty: float) -> None:
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_equals_the_slow_beam_search(model: Transformer, size: int, penalty: float) -> None:
     """The slow one never stops before the limit, so stopping early loses nothing."""
-    found = generate(model, SOURCES, Beam(size, size, penalty), limit=LIMIT)
+    found = generate(model, SOURCES, Beam(size, size, penalty, exact=True), limit=LIMIT)
     for source, row in zip(SOURCES, found, strict=True):
         expected = oracles.beam(
             model, source, size=size, limit=LIMIT.of(len(source)), length_penalty=penalty
@@ -54,7 +54,7 @@ def test_equals_the_slow_beam_search(model: Transformer, size: int, penalty: flo
 
 def test_equals_the_slow_beam_search_behind_prefixes(model: Transformer) -> None:
     prefixes: list[list[int]] = [[8, 8], [], [4], [5, 8, 6], [7], []]
-    found = generate(model, SOURCES, Beam(3, 3), limit=LIMIT, prefixes=prefixes)
+    found = generate(model, SOURCES, Beam(3, 3, exact=True), limit=LIMIT, prefixes=prefixes)
     for source, prefix, row in zip(SOURCES, prefixes, found, strict=True):
         expected = oracles.beam(model, source, size=3, limit=LIMIT.of(len(source)), prefix=prefix)
         assert [h.ids for h in row] == [ids for ids, _, _ in expected]
@@ -67,7 +67,7 @@ def test_a_beam_of_everything_finds_what_enumeration_finds(penalty: float) -> No
     every = oracles.all_targets(model, source, limit)
     assert len(every) == 40
     every.sort(key=lambda e: -score(e[1], e[0], penalty))
-    (found,) = generate(model, [source], Beam(40, 40, penalty), limit=LengthLimit(0, limit, limit))
+    (found,) = generate(model, [source], Beam(40, 40, penalty, exact=True), limit=LengthLimit(0, limit, limit))
     assert len(found) == 40
     for h, (ids, log_prob, finished) in zip(found[:12], every, strict=False):
         assert (h.ids, h.finished) == (ids, finished)
@@ -101,6 +101,27 @@ def test_fewer_hypotheses_than_asked_for_where_no_more_exist() -> None:
 def test_a_larger_penalty_never_shortens_the_best(model: Transformer) -> None:
     lengths = []
     for penalty in (0.0, 1.0, 3.0):
-        found = generate(model, SOURCES, Beam(5, 1, penalty), limit=LIMIT)
+        found = generate(model, SOURCES, Beam(5, 1, penalty, exact=True), limit=LIMIT)
         lengths.append(sum(len(h.ids) for (h,) in found))
     assert lengths == sorted(lengths) and lengths[0] < lengths[-1]
+
+
+def test_by_default_the_search_ends_where_no_live_beam_leads_at_its_present_length(
+    model: Transformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It works less than the exact search and finds nothing that would beat what that finds."""
+    counts = {False: 0, True: 0}
+    best = {}
+    step = model.step
+    for exact in counts:
+
+        def counted(tokens, state, exact=exact):  # type: ignore[no-untyped-def]
+            counts[exact] += len(tokens)
+            return step(tokens, state)
+
+        monkeypatch.setattr(model, "step", counted)
+        mode = Beam(4, 4, exact=exact)
+        found = generate(model, SOURCES, mode, limit=LengthLimit(2.0, 4, 20))
+        best[exact] = [score(h[0].log_prob, h[0].ids, 1.0) for h in found]
+    assert counts[False] < counts[True]
+    assert all(a <= b + 1e-6 for a, b in zip(best[False], best[True], strict=True))
