@@ -71,7 +71,7 @@ class LossConfig(_Section):
 
     Attributes:
         label_smoothing: of cross-entropy on references.
-        top_k: candidates in the teacher's distribution (PAPER: "+ Full" approximated).
+        top_k: candidates in the teacher's distribution ("+ Full", approximated).
         tail: ``bucket`` keeps the rest of the vocabulary as one class, ``renormalised`` spreads
             its mass over the candidates (the published code's top-k option).
         temperature: of the teacher's distribution.
@@ -87,7 +87,7 @@ class LossConfig(_Section):
 
 
 class MixingConfig(_Section):
-    """Probability beta that a row keeps its reference (PAPER section 1).
+    """Probability beta that a row keeps its reference (docs/algorithm.md).
 
     Attributes:
         schedule: how beta falls with t / N.
@@ -113,7 +113,7 @@ class LimitConfig(_Section):
 
 
 class RolloutConfig(_Section):
-    """How the student writes and how far ahead of the learner (DESIGN: staleness by rule).
+    """How the student writes and how far ahead of the learner (staleness by rule).
 
     Batch i is written by version max(0, pool * floor(i / pool) - lag), a version being a number
     of optimiser steps.

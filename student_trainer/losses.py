@@ -1,7 +1,7 @@
 """Losses between student logits and teacher distributions, one value per packed position.
 
 Pure functions of tensors. ``P`` packed positions, ``V`` vocabulary, ``K`` candidates; pi* is the
-teacher, pi the student (PAPER section 1). The caller sums and divides by the number of loss
+teacher, pi the student (docs/algorithm.md). The caller sums and divides by the number of loss
 positions in the whole batch, so shards and data-parallel learners agree.
 """
 

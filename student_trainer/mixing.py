@@ -1,4 +1,4 @@
-"""Schedules of beta, the probability that a row keeps its reference (PAPER section 1)."""
+"""Schedules of beta, the probability that a row keeps its reference (docs/algorithm.md)."""
 
 from __future__ import annotations
 

@@ -19,10 +19,9 @@ def learning_rate(config: OptimiserConfig, step: int) -> float:
     ``linear`` or ``cosine`` fall to ``final_share * peak`` at the last step. Over the last
     ``cooldown`` share of the steps the rate is multiplied by a factor that falls linearly to 0.
     """
-    begin = (1 - config.cooldown) * config.steps
-    if step > begin:
-        return _scheduled(config, step) * (config.steps - step) / (config.steps - begin)
-    return _scheduled(config, step)
+    left, cooldown = config.steps - step, config.cooldown * config.steps
+    factor = max(0.0, left / cooldown) if left < cooldown else 1.0
+    return factor * _scheduled(config, step)
 
 
 def _scheduled(config: OptimiserConfig, step: int) -> float:

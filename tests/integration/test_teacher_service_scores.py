@@ -51,7 +51,7 @@ def oracle(model: Seq2SeqModel, temperature: float = 1.0) -> np.ndarray:
 
 
 def tolerance(expected: np.ndarray, dtype: str) -> np.ndarray:
-    """DESIGN's honest bound for fp16; a few 1e-6 for fp32."""
+    """The contract's bound for fp16; a few 1e-6 for fp32."""
     if dtype == "float32":
         return np.full_like(expected, 2e-5)
     return np.maximum(0.01, np.abs(expected) * 2**-10)

@@ -67,7 +67,9 @@ def test_a_beam_of_everything_finds_what_enumeration_finds(penalty: float) -> No
     every = oracles.all_targets(model, source, limit)
     assert len(every) == 40
     every.sort(key=lambda e: -score(e[1], e[0], penalty))
-    (found,) = generate(model, [source], Beam(40, 40, penalty, exact=True), limit=LengthLimit(0, limit, limit))
+    (found,) = generate(
+        model, [source], Beam(40, 40, penalty, exact=True), limit=LengthLimit(0, limit, limit)
+    )
     assert len(found) == 40
     for h, (ids, log_prob, finished) in zip(found[:12], every, strict=False):
         assert (h.ids, h.finished) == (ids, finished)

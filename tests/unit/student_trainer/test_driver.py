@@ -109,7 +109,7 @@ def config_of(plain: dict[str, Any], **changes: Any) -> RunConfig:
 
 
 def version(batch: int, pool: int, lag: int) -> int:
-    """DESIGN section 6, from its words."""
+    """The rule of docs/architecture.md, from its words."""
     return max(0, pool * (batch // pool) - lag)
 
 
