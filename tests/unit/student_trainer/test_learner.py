@@ -152,7 +152,7 @@ def test_publishing_is_for_the_weights_that_are_there(learner_of, batches):
 
 @pytest.mark.parametrize("average", [0.0, 0.9])
 def test_a_restored_learner_continues_bit_by_bit(learner_of, batches, average):
-    changes = {"optimiser": {"average": average, "weight_decay": 0.01}}
+    changes = {"optimiser": {"steps": 9, "average": average, "weight_decay": 0.01}}
     whole = learner_of("whole", **changes)
     expected = [whole.step(batches(i)).loss for i in range(9)]
     first = learner_of("cut", **changes)
