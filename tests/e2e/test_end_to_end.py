@@ -92,7 +92,7 @@ def test_student_learns_from_the_served_teacher(workspace: Path) -> None:
     before = evaluated(workspace, run / "initial")
     after = evaluated(workspace, run / "student")
     assert after["loss"] * VALIDATION_LOSS_FACTOR < before["loss"]
-    assert after["bleu"] > before["bleu"] + 20
+    assert after["bleu"] > before["bleu"] + 10
     assert after["parameters"] < evaluated(workspace, teacher)["parameters"] / 2
     steps = _STUDENT["optimiser"]["steps"]  # type: ignore[index]
     assert summary["batches"] == steps
