@@ -171,6 +171,8 @@ class TeacherConfig(_Section):
     Attributes:
         address: host:port or unix:path of the scoring service.
         timeout_s: past it a call that found no teacher stops the run with everything saved.
+        revision: the weights that must answer, all through the run; unset: those that answer when
+            it begins.
         token_file: file with a bearer token.
         root_certificates: file with the authority that signed the service's certificate.
     """
@@ -178,6 +180,7 @@ class TeacherConfig(_Section):
     address: str
     attempt_timeout_s: float = Field(60.0, gt=0)
     timeout_s: float = Field(300.0, gt=0)
+    revision: str | None = None
     token_file: Path | None = None
     root_certificates: Path | None = None
 
@@ -238,6 +241,13 @@ class RunConfig(_Section):
         if "vocab_size" in self.model:
             raise ValueError("model.vocab_size follows from the vocabulary; remove it")
         return self
+
+    def pinned_to(self, revision: str | None) -> RunConfig:
+        """The same run, in which every request names the teacher's revision."""
+        if self.teacher is None or revision is None:
+            return self
+        teacher = self.teacher.model_copy(update={"revision": revision})
+        return self.model_copy(update={"teacher": teacher})
 
     @property
     def student_writes(self) -> bool:

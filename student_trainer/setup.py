@@ -183,6 +183,7 @@ def make_teacher(config: RunConfig, vocabulary: Vocabulary) -> TeacherClient | N
         attempt_timeout_s=settings.attempt_timeout_s,
         timeout_s=settings.timeout_s,
         expected_fingerprint=vocabulary.fingerprint,
+        expected_revision=settings.revision,
         token=token.decode(errors="replace").strip() if token is not None else None,
         root_certificates=roots,
     )

@@ -82,7 +82,7 @@ def train(
         revision = teacher_revision(config, run)
         if not run.initial.is_dir():
             _save_initial(config, run)
-        executor = make_executor(config, run)
+        executor = make_executor(config.pinned_to(revision), run)
     except BaseException:
         run.discard()
         raise

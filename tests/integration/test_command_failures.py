@@ -317,6 +317,13 @@ def test_a_teacher_of_another_vocabulary(imitkd: Commands, distil: Config, tmp_p
     assert not Path("run").exists()
 
 
+def test_a_teacher_of_another_revision(imitkd: Commands, distil: Config) -> None:
+    config = write(distil)
+    line = imitkd.fails("train", config, "teacher.revision=sha256:other", "--output", "run")
+    assert "sha256:other" in line
+    assert not Path("run").exists()
+
+
 def unused_address() -> str:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return f"127.0.0.1:{server.getsockname()[1]}"

@@ -161,5 +161,14 @@ def test_a_vocabulary_is_written_whole_or_not_at_all(config_of, tmp_path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_run_is_pinned_to_the_revision_it_began_with(config_of):
+    config = config_of(method="imitkd", teacher={"address": "x:1"})
+    assert config.teacher.revision is None
+    pinned = config.pinned_to("sha256:aa")
+    assert pinned.teacher.revision == "sha256:aa" and pinned.teacher.address == "x:1"
+    assert pinned.pinned_to(None) == pinned
+    assert config_of().pinned_to("sha256:aa") == config_of()
+
+
 def test_no_teacher_is_asked_where_no_method_needs_one(config_of):
     assert make_teacher(config_of(teacher={"address": "x:1"}), VOCABULARY) is None
