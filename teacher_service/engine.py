@@ -76,6 +76,8 @@ class Engine:
         self._clock = clock
         self._wake = threading.Condition()
         self._stopping = False
+        # What the lane served last had used: where a lane that wakes up joins the others.
+        self._served_s = 0.0
         self._thread = threading.Thread(target=self._loop, name="teacher-model", daemon=True)
 
     def start(self) -> None:
@@ -106,7 +108,8 @@ class Engine:
                 full.pushback_s = lane.pushback_s()
                 raise
             if was_idle:
-                self._forgive(lane)
+                # A lane that was idle has no claim on time it did not ask for.
+                lane.used_s = max(lane.used_s, self._served_s)
             self._wake.notify_all()
 
     def close(self, lane_name: str, request: Request) -> int:
@@ -132,6 +135,7 @@ class Engine:
             lane, wait = self._next()
             if lane is None:
                 return wait
+            self._served_s = max(self._served_s, lane.used_s)
             batch = lane.batcher.take()
             taken_at = self._clock()
         _deliver([(entry, Outcome(entry.index, error=_expired())) for entry in batch.expired])
@@ -166,16 +170,6 @@ class Engine:
         if ready:
             return min(ready, key=lambda lane: lane.used_s), 0.0
         return None, min((wait for wait, _ in waits if wait is not None), default=None)
-
-    def _forgive(self, lane: Lane) -> None:
-        """A lane that was idle has no claim on time it did not ask for."""
-        busy = [
-            other.used_s
-            for other in self._lanes.values()
-            if other is not lane and len(other.batcher)
-        ]
-        if busy:
-            lane.used_s = max(lane.used_s, min(busy))
 
     def _compute(
         self, lane: Lane, entries: Sequence[Entry], taken_at: float

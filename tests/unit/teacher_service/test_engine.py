@@ -170,6 +170,21 @@ def test_a_lane_that_was_idle_does_not_claim_the_time_it_missed(clock):
     assert len(generate.batches) == 5
 
 
+def test_nor_where_the_other_lane_never_had_more_than_the_batch_in_hand(clock):
+    score, generate = Model(clock), Model(clock)
+    engine = engine_of(clock, score=score, generate=generate)
+    for _ in range(20):
+        engine.submit("generate", Caller(1, 2, 3, 4).request)
+        engine.step()
+    before = len(generate.batches)
+    for lane in ("score", "generate"):
+        for _ in range(10):
+            engine.submit(lane, Caller(1, 2, 3, 4).request)
+    for _ in range(10):
+        engine.step()
+    assert 4 <= len(generate.batches) - before <= 6
+
+
 def test_pushback_follows_the_measured_pace(clock):
     engine = Engine([Lane("score", BatchLimits(8, queue_requests=2), Model(clock), clock)], clock)
     engine.submit("score", Caller(1, 2, 3, 4).request)
