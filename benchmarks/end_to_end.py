@@ -63,7 +63,8 @@ def _run(corpus: Path, address: str, output: Path, steps: int) -> dict[str, floa
     train(config, output)
     lines = (output / "metrics.jsonl").read_text().splitlines()
     records = [r for r in map(json.loads, lines) if r["kind"] == "step"][_WARM_UP_STEPS:]
-    total = {k: sum(r[k] for r in records) for k in records[0]}
+    keys = ("sentences", "wall_s", "idle_s", "generate_s", "score_s", "learn_s")
+    total = {k: sum(r[k] for r in records) for k in keys}
     busy = total["generate_s"] + total["score_s"] + total["learn_s"]
     return {
         "sentences_per_s": total["sentences"] / total["wall_s"],
