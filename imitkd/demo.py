@@ -4,7 +4,7 @@
 
     imitkd data prepare -> imitkd teacher serve (own process, real port)
                         -> imitkd train (Ray: workers, learner) -> SIGTERM to the teacher
-                        -> imitkd evaluate, four times -> summary.json and table
+                        -> imitkd evaluate, five times -> summary.json and table
 """
 
 from __future__ import annotations
