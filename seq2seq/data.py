@@ -21,12 +21,15 @@ from seq2seq.noise import uniform_array
 from seq2seq.vocabulary import EOS_ID, UNK_ID, Vocabulary
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Example:
-    """One sentence and its reference translations (none for source-only text)."""
+    """One sentence and its reference translations (none for source-only text).
+
+    The first reference is the training target.
+    """
 
     source: str
-    references: tuple[str, ...]
+    references: tuple[str, ...] = ()
 
 
 def read_split(corpus: Path | str, split: str) -> list[Example]:
@@ -37,9 +40,10 @@ def read_split(corpus: Path | str, split: str) -> list[Example]:
     """
     path = Path(corpus) / f"{split}.jsonl"
     if not path.is_file():
+        have = ", ".join(sorted(found.stem for found in path.parent.glob("*.jsonl"))) or "none"
         raise UserError(
-            f"{path} does not exist; prepare the corpus with `imitkd data prepare` and check its "
-            "path"
+            f"{path} does not exist (splits there: {have}); prepare the corpus with `imitkd data "
+            "prepare` and check its path"
         )
     examples = []
     with open(path, "rb") as file:

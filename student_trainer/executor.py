@@ -15,6 +15,10 @@ class Executor(Protocol):
     for the handles of one batch and for the step made from them.
     """
 
+    @property
+    def left_out(self) -> int:
+        """Training sentences left out because they are longer than the student's limits."""
+
     def restore(self) -> tuple[int, dict[str, Any] | None]:
         """Continue from the newest checkpoint: (steps done, its extra values or None)."""
 

@@ -18,6 +18,11 @@ class InlineExecutor:
     ) -> None:
         self._learner, self._worker, self._close = learner, worker, close
 
+    @property
+    def left_out(self) -> int:
+        """See :class:`~student_trainer.executor.Executor`."""
+        return self._worker.left_out
+
     def restore(self) -> tuple[int, dict[str, Any] | None]:
         """See :class:`~student_trainer.executor.Executor`."""
         extra = self._learner.restore()

@@ -48,6 +48,7 @@ class RolloutWorker:
         self._config, self._split, self._plan = config, split, plan
         self._model, self._teacher, self._clock = model, teacher, clock
         self.version: int | None = None
+        self.left_out = split.dropped
 
     def load(self, version: int, weights: Weights) -> None:
         """Write with these weights from now on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from student_trainer.inline import InlineExecutor
 from student_trainer.observers import MetricsObserver, ProgressObserver
 from student_trainer.run_directory import RunDirectory
 from student_trainer.setup import (
+    build_limits,
     make_data,
     make_learner,
     make_model,
@@ -28,6 +30,8 @@ from student_trainer.setup import (
 )
 from student_trainer.types import ValidationReport
 from teacher_service.errors import TeacherError
+
+_log = logging.getLogger(__name__)
 
 
 def make_executor(config: RunConfig, run: RunDirectory) -> Executor:
@@ -53,16 +57,30 @@ def make_executor(config: RunConfig, run: RunDirectory) -> Executor:
 
 
 def teacher_revision(config: RunConfig, run: RunDirectory) -> str | None:
-    """Revision of the teacher that answers, checked against the run's vocabulary.
+    """Revision of the teacher that answers, checked against the run's vocabulary and lengths.
 
     Raises:
         TeacherError: absent past the deadline, or of another vocabulary.
+        UserError: the student takes longer sentences than the teacher can score.
     """
     teacher = make_teacher(config, prepare_vocabulary(config, run.path))
     if teacher is None:
         return None
     with contextlib.closing(teacher):
-        return teacher.model_info().revision
+        info = teacher.model_info()
+    longest = {"max_source_length": info.max_source_length}
+    longest |= {"max_target_length": info.max_target_length}
+    over = [
+        f"model.{key}={longest[key]}"
+        for key, ours in zip(longest, build_limits(config), strict=True)
+        if ours > longest[key]
+    ]
+    if over:
+        raise UserError(
+            f"the student takes longer sentences than teacher {info.name} can score; set "
+            + " ".join(over)
+        )
+    return info.revision
 
 
 def train(
@@ -89,6 +107,7 @@ def train(
     observers: list[Any] = []
     try:
         start, best = 0, None
+        _tell_left_out(config, executor)
         if resume:
             start, best = _restore(executor, run, revision)
             run.write_config(dump_config(config))
@@ -98,7 +117,7 @@ def train(
                 observers.append(ProgressObserver(config.optimiser.steps, start, console))
             driver = Driver(config, executor, observers, {"teacher_revision": revision})
             result = driver.run(start, best)
-            run.write_summary(_summary(config, run, result, revision))
+            run.write_summary(_summary(config, run, result, revision, executor.left_out))
     finally:
         for observer in observers:
             observer.close()
@@ -115,6 +134,19 @@ def _resumable() -> Iterator[None]:
         if "resume" not in str(error):
             error.args = (f"{error}; then continue with --resume",)
         raise
+
+
+def _tell_left_out(config: RunConfig, executor: Executor) -> None:
+    if executor.left_out:
+        source, target = build_limits(config)
+        _log.warning(
+            "%d training sentences are longer than the student's limits (%d source and %d target "
+            "ids, end symbol included) and are left out; model.max_source_length and "
+            "model.max_target_length set them",
+            executor.left_out,
+            source,
+            target,
+        )
 
 
 def _save_initial(config: RunConfig, run: RunDirectory) -> None:
@@ -150,7 +182,11 @@ def _restore(
 
 
 def _summary(
-    config: RunConfig, run: RunDirectory, result: TrainingResult, revision: str | None
+    config: RunConfig,
+    run: RunDirectory,
+    result: TrainingResult,
+    revision: str | None,
+    left_out: int,
 ) -> dict[str, Any]:
     totals = run.totals()
     best = replace(result.best, examples=[]) if result.best is not None else None
@@ -159,6 +195,7 @@ def _summary(
         "method": config.method,
         "runtime": config.runtime,
         "teacher_revision": revision,
+        "sentences_left_out": left_out,
         "batches": result.steps,
         "stopped_early": result.stopped_early,
         "train_seconds": result.train_s,

@@ -31,6 +31,18 @@ class Teacher(Protocol):
 
 
 @dataclass(frozen=True)
+class WorkerReady:
+    """A rollout worker's process is ready for shards.
+
+    Attributes:
+        left_out: training sentences it left out, longer than the student's limits.
+    """
+
+    pid: int
+    left_out: int
+
+
+@dataclass(frozen=True)
 class ShardTask:
     """Shard j of batch i: what a worker is asked for.
 

@@ -26,6 +26,8 @@ SMALL_MODEL: dict[str, Any] = {
     "encoder_layers": 1,
     "decoder_layers": 1,
     "dropout": 0.1,
+    "max_source_length": 128,
+    "max_target_length": 128,
 }
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from imitkd.corpora.cleaning import leak_key
 from imitkd.corpora.download import Retry, download
 from imitkd.corpora.reading import read_aligned
-from imitkd.corpora.store import CorpusInfo, Pair, file_sha256, fingerprint_of, overlap_note
+from imitkd.corpora.store import CorpusInfo, file_sha256, fingerprint_of, overlap_note
+from seq2seq.data import Example
 from seq2seq.errors import UserError
 
 BASE_URL = "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw"
@@ -63,7 +64,7 @@ def digests(directory: Path) -> dict[str, str]:
     return {name: file_sha256(directory / name) for name in file_names()}
 
 
-def build(directory: Path, name: str) -> dict[str, list[Pair]]:
+def build(directory: Path, name: str) -> dict[str, list[Example]]:
     """The splits of the corpus from its files."""
     source, target = DIRECTIONS[name]
     splits = {}
@@ -89,6 +90,6 @@ def describe(name: str, found: Mapping[str, str]) -> CorpusInfo:
     )
 
 
-def notes(splits: Mapping[str, list[Pair]]) -> tuple[str, ...]:
+def notes(splits: Mapping[str, list[Example]]) -> tuple[str, ...]:
     """What the published split shares between train and the rest."""
     return tuple(overlap_note(splits, leak_key))

@@ -9,7 +9,8 @@ from pathlib import Path
 from imitkd.corpora.cleaning import leak_key
 from imitkd.corpora.reading import read_aligned, read_table
 from imitkd.corpora.splitting import split_held_out
-from imitkd.corpora.store import CorpusInfo, Pair, file_sha256, fingerprint_of, overlap_note
+from imitkd.corpora.store import CorpusInfo, file_sha256, fingerprint_of, overlap_note
+from seq2seq.data import Example
 from seq2seq.errors import UserError
 
 RECIPE = 1
@@ -39,7 +40,7 @@ class TextFiles:
         """All files named."""
         return [path for path in (self.table, self.source, *self.targets) if path is not None]
 
-    def read(self) -> list[Pair]:
+    def read(self) -> list[Example]:
         """The rows, cleaned. Raises UserError for anything wrong with the files."""
         if self.table is not None:
             return _usable(read_table(self.table), self.table)
@@ -61,7 +62,7 @@ class OwnFiles:
     licence: str = "not stated"
 
 
-def _usable(rows: list[Pair], path: Path) -> list[Pair]:
+def _usable(rows: list[Example], path: Path) -> list[Example]:
     """Rows with a source, and with references if any row of the file has some; no repetitions."""
     with_references = any(pair.references for pair in rows)
     kept = dict.fromkeys(p for p in rows if p.source and (p.references or not with_references))
@@ -102,7 +103,7 @@ def _digest(path: Path) -> str:
     return file_sha256(path)
 
 
-def build(own: OwnFiles) -> dict[str, list[Pair]]:
+def build(own: OwnFiles) -> dict[str, list[Example]]:
     """The splits. Raises UserError for faulty files or more held-out rows than can be had."""
     check(own)
     rows = own.train.read()
@@ -141,7 +142,7 @@ def describe(name: str, own: OwnFiles, found: Mapping[str, list[str]]) -> Corpus
     )
 
 
-def notes(splits: Mapping[str, list[Pair]]) -> tuple[str, ...]:
+def notes(splits: Mapping[str, list[Example]]) -> tuple[str, ...]:
     """What a user of the corpus should know: shared sources, splits without references."""
     found = overlap_note(splits, leak_key)
     for split, pairs in splits.items():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from imitkd.corpora.cleaning import clean_text
-from imitkd.corpora.store import Pair
+from seq2seq.data import Example
 from seq2seq.errors import UserError
 
 _BOM = b"\xef\xbb\xbf"
@@ -55,7 +55,7 @@ def _decode(line: bytes, path: Path, number: int) -> str:
         ) from None
 
 
-def read_aligned(source: Path, targets: Sequence[Path]) -> list[Pair]:
+def read_aligned(source: Path, targets: Sequence[Path]) -> list[Example]:
     """Pairs from files where line n of each belongs together; no target file means source-only.
 
     Raises UserError when the files differ in their number of lines.
@@ -70,10 +70,10 @@ def read_aligned(source: Path, targets: Sequence[Path]) -> list[Pair]:
     return [_pair(row[0], row[1:]) for row in zip(*columns, strict=True)]
 
 
-def read_tsv(path: Path) -> list[Pair]:
+def read_tsv(path: Path) -> list[Example]:
     """Pairs from tab-separated columns: source, then any number of references. No quoting, no
     header. Raises UserError when rows differ in their number of columns."""
-    pairs: list[Pair] = []
+    pairs: list[Example] = []
     columns = 0
     for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
@@ -89,13 +89,13 @@ def read_tsv(path: Path) -> list[Pair]:
     return pairs
 
 
-def read_jsonl(path: Path) -> list[Pair]:
+def read_jsonl(path: Path) -> list[Example]:
     """Pairs from one JSON object a line: "source", and "target" and/or "references" (a list).
 
     "target" comes first of the references; with neither the row is source-only. Raises UserError
     for a line that is something else.
     """
-    pairs: list[Pair] = []
+    pairs: list[Example] = []
     for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue
@@ -109,7 +109,7 @@ def read_jsonl(path: Path) -> list[Pair]:
     return pairs
 
 
-def _pair_of_row(row: Any, path: Path, number: int) -> Pair:
+def _pair_of_row(row: Any, path: Path, number: int) -> Example:
     source = row.get("source") if isinstance(row, dict) else None
     references = (row.get("references") or []) if isinstance(row, dict) else []
     target = row.get("target") if isinstance(row, dict) else None
@@ -123,7 +123,7 @@ def _pair_of_row(row: Any, path: Path, number: int) -> Pair:
     return _pair(texts[0], texts[1:])
 
 
-def read_table(path: Path) -> list[Pair]:
+def read_table(path: Path) -> list[Example]:
     """Pairs from a .tsv or .jsonl file (also .gz), told apart by the name."""
     name = path.name.removesuffix(".gz")
     if name.endswith((".tsv", ".txt")):
@@ -133,7 +133,7 @@ def read_table(path: Path) -> list[Pair]:
     raise UserError(f"cannot tell the format of '{path}'; name it .tsv or .jsonl (or add .gz)")
 
 
-def _pair(source: str, references: Sequence[str]) -> Pair:
+def _pair(source: str, references: Sequence[str]) -> Example:
     """Texts cleaned; references that are empty or said already are left out."""
     texts = (clean_text(reference) for reference in references)
-    return Pair(clean_text(source), tuple(dict.fromkeys(text for text in texts if text)))
+    return Example(clean_text(source), tuple(dict.fromkeys(text for text in texts if text)))

@@ -10,14 +10,8 @@ from pathlib import Path
 from imitkd.corpora import multi30k, own_files, ui_strings
 from imitkd.corpora.download import Retry, cache_directory, pip_download
 from imitkd.corpora.own_files import OwnFiles
-from imitkd.corpora.store import (
-    CorpusInfo,
-    Pair,
-    check_replaceable,
-    file_sha256,
-    kept,
-    write_corpus,
-)
+from imitkd.corpora.store import CorpusInfo, check_replaceable, file_sha256, kept, write_corpus
+from seq2seq.data import Example
 from seq2seq.errors import UserError
 
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
@@ -124,8 +118,8 @@ def _builder(name: str) -> _Builder | None:
 def _finish(
     out_dir: Path,
     info: CorpusInfo,
-    build: Callable[[], dict[str, list[Pair]]],
-    notes: Callable[[Mapping[str, list[Pair]]], tuple[str, ...]] = lambda splits: (),
+    build: Callable[[], dict[str, list[Example]]],
+    notes: Callable[[Mapping[str, list[Example]]], tuple[str, ...]] = lambda splits: (),
 ) -> CorpusInfo:
     if (present := kept(out_dir, info.fingerprint)) is not None:
         return present
@@ -145,7 +139,7 @@ def _prepare_ui_strings(
     digests = {ui_strings.WHEEL_NAME: ui_strings.WHEEL_SHA256}
     digest = (digests if fetching.sha256 is None else fetching.sha256).get(ui_strings.WHEEL_NAME)
 
-    def build() -> dict[str, list[Pair]]:
+    def build() -> dict[str, list[Example]]:
         path = fetching.folder("ui-strings") / ui_strings.WHEEL_NAME
         pip = {} if fetching.pip is None else {"pip": fetching.pip}
         requirement, version = ui_strings.REQUIREMENT, ui_strings.WHEEL_PYTHON

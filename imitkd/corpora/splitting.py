@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 
 from imitkd.corpora.cleaning import leak_key
-from imitkd.corpora.store import Pair
+from seq2seq.data import Example
 
 
 def stable_hash(text: str) -> str:
@@ -14,7 +14,7 @@ def stable_hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def order_key(pair: Pair) -> tuple[str, str, tuple[str, ...]]:
+def order_key(pair: Example) -> tuple[str, str, tuple[str, ...]]:
     """Sort key of a pair that does not depend on where it stood in its file."""
     return stable_hash(pair.source), pair.source, pair.references
 
@@ -37,7 +37,7 @@ class _Components:
         self._parent[self.find(first)] = self.find(second)
 
 
-def connect(pairs: Iterable[Pair]) -> list[str]:
+def connect(pairs: Iterable[Example]) -> list[str]:
     """For each pair the name of its component: pairs that share a source or a reference,
     compared by `leak_key`, directly or through other pairs, are in the same one."""
     pairs = list(pairs)
@@ -51,10 +51,10 @@ def connect(pairs: Iterable[Pair]) -> list[str]:
 
 
 def split_held_out(
-    pairs: Sequence[Pair],
+    pairs: Sequence[Example],
     sizes: Sequence[tuple[str, int]],
-    eligible: Callable[[Pair], bool] = lambda pair: True,
-) -> dict[str, list[Pair]]:
+    eligible: Callable[[Example], bool] = lambda pair: True,
+) -> dict[str, list[Example]]:
     """Split `pairs` into "train" and the held-out splits named in `sizes`, filled in that order.
 
     Held-out pairs are the eligible ones with the smallest hash of their source's leak key, at most
@@ -71,9 +71,9 @@ def split_held_out(
     )
     used: set[str] = set()
     free = iter(ranked)
-    splits: dict[str, list[Pair]] = {"train": []}
+    splits: dict[str, list[Example]] = {"train": []}
     for name, size in sizes:
-        chosen: list[Pair] = []
+        chosen: list[Example] = []
         while len(chosen) < size and (entry := next(free, None)) is not None:
             index = entry[-1]
             if component[index] not in used:

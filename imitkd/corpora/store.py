@@ -14,23 +14,16 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from seq2seq.data import Example
 from seq2seq.errors import UserError
 
 INFO_FILE = "corpus.json"
 _BLOCK = 1 << 20
-
-
-@dataclass(frozen=True, order=True)
-class Pair:
-    """One source text with its reference translations, the training target first."""
-
-    source: str
-    references: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,7 +87,7 @@ def read_info(directory: Path) -> CorpusInfo:
         ) from None
 
 
-def overlap_note(splits: Mapping[str, Sequence[Pair]], key: Callable[[str], str]) -> list[str]:
+def overlap_note(splits: Mapping[str, Sequence[Example]], key: Callable[[str], str]) -> list[str]:
     """One sentence for each held-out split that has sources in train, compared by `key`."""
     train = {key(pair.source) for pair in splits["train"]}
     notes = []
@@ -106,23 +99,6 @@ def overlap_note(splits: Mapping[str, Sequence[Pair]], key: Callable[[str], str]
                 "and numbers not counted); the splits were left as they were given."
             )
     return notes
-
-
-def read_split(directory: Path, split: str) -> Iterator[Pair]:
-    """The pairs of one split, in file order. Raises UserError when the split is missing."""
-    path = directory / f"{split}.jsonl"
-    if not path.is_file():
-        have = ", ".join(sorted(found.stem for found in directory.glob("*.jsonl"))) or "none"
-        raise UserError(f"corpus '{directory}' has no split '{split}'; it has: {have}")
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                loaded = json.loads(line)
-                yield Pair(loaded["source"], tuple(loaded["references"]))
-            except (ValueError, KeyError, TypeError):
-                raise UserError(
-                    f"'{path}' line {number} is not a corpus row; prepare the corpus again"
-                ) from None
 
 
 def kept(directory: Path, fingerprint: str) -> CorpusInfo | None:
@@ -155,7 +131,7 @@ def check_replaceable(directory: Path) -> None:
 
 
 def write_corpus(
-    directory: Path, info: CorpusInfo, splits: Mapping[str, Sequence[Pair]]
+    directory: Path, info: CorpusInfo, splits: Mapping[str, Sequence[Example]]
 ) -> CorpusInfo:
     """Write a corpus directory beside its place and move it there when it is complete.
 
@@ -185,7 +161,7 @@ def write_corpus(
 
 
 def _write_files(
-    staging: Path, info: CorpusInfo, splits: Mapping[str, Sequence[Pair]]
+    staging: Path, info: CorpusInfo, splits: Mapping[str, Sequence[Example]]
 ) -> CorpusInfo:
     counts: dict[str, int] = {}
     digests: dict[str, str] = {}

@@ -17,7 +17,8 @@ from typing import Any
 
 from imitkd.corpora.cleaning import KEY_REFERENCE, clean_text, has_prose, prose_words
 from imitkd.corpora.splitting import split_held_out
-from imitkd.corpora.store import CorpusInfo, Pair, fingerprint_of
+from imitkd.corpora.store import CorpusInfo, fingerprint_of
+from seq2seq.data import Example
 from seq2seq.errors import UserError
 
 REQUIREMENT = "homeassistant==2026.2.3"
@@ -129,12 +130,12 @@ def _acceptable(source: str, target: str) -> bool:
     return True
 
 
-def _ratio(pair: Pair) -> float:
+def _ratio(pair: Example) -> float:
     target = pair.references[0]
     return (len(target) + RATIO_OFFSET) / (len(pair.source) + RATIO_OFFSET)
 
 
-def clean_pairs(raw: list[tuple[str, str]]) -> list[Pair]:
+def clean_pairs(raw: list[tuple[str, str]]) -> list[Example]:
     """One pair per English text by the rules in `CLEANING`, sorted by text."""
     variants: dict[str, Counter[str]] = {}
     for english, translated in raw:
@@ -142,7 +143,7 @@ def clean_pairs(raw: list[tuple[str, str]]) -> list[Pair]:
         if _acceptable(source, target):
             variants.setdefault(source, Counter())[target] += 1
     pairs = [
-        Pair(source, (min(counts, key=lambda text: (-counts[text], text)),))
+        Example(source, (min(counts, key=lambda text: (-counts[text], text)),))
         for source, counts in sorted(variants.items())
     ]
     if not pairs:
@@ -151,7 +152,7 @@ def clean_pairs(raw: list[tuple[str, str]]) -> list[Pair]:
     return [p for p in pairs if middle / MAX_RATIO <= _ratio(p) <= middle * MAX_RATIO]
 
 
-def build(wheel: Path, language: str) -> dict[str, list[Pair]]:
+def build(wheel: Path, language: str) -> dict[str, list[Example]]:
     """The splits of `ui-strings-en-<language>` from a wheel.
 
     Raises UserError when too little is left to hold anything out.

@@ -24,7 +24,14 @@ from student_trainer.setup import (
     make_worker,
     prepare_vocabulary,
 )
-from student_trainer.types import ScoredShard, ShardTask, StepReport, ValidationReport, Weights
+from student_trainer.types import (
+    ScoredShard,
+    ShardTask,
+    StepReport,
+    ValidationReport,
+    Weights,
+    WorkerReady,
+)
 
 # A list of one: Ray hands over a reference inside a list as it is, where a bare one is fetched.
 # Empty where the method lets nobody write.
@@ -37,8 +44,8 @@ class RolloutActor:
     def __init__(self, config: RunConfig, run_path: Path) -> None:
         self._config, self._run_path = config, run_path
 
-    def prepare(self) -> int:
-        """Read the corpus and build model and client; the number of this process.
+    def prepare(self) -> WorkerReady:
+        """Read the corpus and build model and client.
 
         Raises:
             UserError: see :mod:`student_trainer.setup`.
@@ -48,7 +55,7 @@ class RolloutActor:
         teacher = make_teacher(self._config, vocabulary)
         data = make_data(self._config, vocabulary)
         self._worker = make_worker(self._config, vocabulary, data, teacher)
-        return os.getpid()
+        return WorkerReady(os.getpid(), self._worker.left_out)
 
     @ray.method(num_returns=2)
     def run(self, task: ShardTask, weights: WeightsRef) -> tuple[ShardTask, ScoredShard]:

@@ -65,6 +65,11 @@ class RayExecutor:
         self._pool.wait_ready()
         self._wait(preparing)
 
+    @property
+    def left_out(self) -> int:
+        """See :class:`~student_trainer.executor.Executor`."""
+        return self._workers.left_out
+
     def restore(self) -> tuple[int, dict[str, Any] | None]:
         """See :class:`~student_trainer.executor.Executor`."""
         steps, extra, versions = self._wait(self._learner.restore.remote())

@@ -22,7 +22,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from seq2seq.errors import UserError
 from student_trainer.ray_runtime.cluster import Ref, first_line
-from student_trainer.types import ShardTask
+from student_trainer.types import ShardTask, WorkerReady
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class _Worker:
     actor: Any
     preparing: Ref | None
     number: int
-    pid: int | None = None
+    ready: WorkerReady | None = None
     shards: deque[ShardHandle] = field(default_factory=deque)
 
 
@@ -121,7 +121,12 @@ class WorkerPool:
 
     def processes(self) -> list[int]:
         """Process ids of the workers that are ready, in the order they were started."""
-        return [w.pid for w in self._workers if w.pid is not None]
+        return [w.ready.pid for w in self._workers if w.ready is not None]
+
+    @property
+    def left_out(self) -> int:
+        """Training sentences longer than the student's limits: the same for every worker."""
+        return next((w.ready.left_out for w in self._workers if w.ready is not None), 0)
 
     def close(self) -> None:
         """End all workers at once."""
@@ -161,7 +166,7 @@ class WorkerPool:
         """Take in what this worker finished, in the order it did."""
         if worker.preparing is not None and worker.preparing in ready:
             try:
-                worker.pid = value_of(worker.preparing)
+                worker.ready = value_of(worker.preparing)
             except RayActorError as error:
                 self._replace(worker, error)
                 return
@@ -209,7 +214,7 @@ class WorkerPool:
         _log.warning(
             "rollout worker %d (process %s) died, worker %d takes its place; run again: %s",
             dead.number,
-            dead.pid or "not yet ready",
+            dead.ready.pid if dead.ready else "not yet ready",
             fresh.number,
             again or "nothing",
         )

@@ -28,7 +28,11 @@ from safetensors.torch import load_file, save_file
 
 from imitkd import asking
 from imitkd.cli.main import main
+from seq2seq.checkpoint import load_model_directory
+from seq2seq.data import read_split
+from student_trainer.config import make_config
 from student_trainer.learner import Learner
+from student_trainer.training import train
 from teacher_service.local_model import LocalModel, load_local_model
 from teacher_service.server import ServerThread
 from tests.unit.teacher_service.support import save_tiny_teacher, tiny_config
@@ -277,6 +281,30 @@ def test_validation_without_references(
     assert not Path("run").exists()
 
 
+def test_training_sentences_that_are_too_long_are_counted(
+    plain_config: Config,
+    tiny_corpus: Path,
+    tiny_teacher: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    shorter = {"model": plain_config["model"] | {"max_source_length": 12}}
+    vocabulary = load_model_directory(tiny_teacher).vocabulary
+    sources = [e.source for e in read_split(tiny_corpus, "train")]
+    long = sum(len(vocabulary.encode_source(s)) > 12 for s in sources)
+    assert long > 0
+    for name, changes, expected in [("all", {}, 0), ("some", shorter, long)]:
+        caplog.clear()
+        path = tmp_path / name
+        train(make_config(plain_config | {"optimiser": {"steps": 1, "warmup": 0}} | changes), path)
+        summary = json.loads((path / "summary.json").read_text())
+        assert summary["sentences_left_out"] == expected
+        told = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
+        assert len(told) == (expected > 0)
+    assert told[0].startswith(f"{expected} training sentences are longer than the student's")
+    assert "(12 source and 128 target ids, end symbol included)" in told[0]
+
+
 # --- run directories
 
 
@@ -321,6 +349,18 @@ def test_a_teacher_of_another_revision(imitkd: Commands, distil: Config) -> None
     config = write(distil)
     line = imitkd.fails("train", config, "teacher.revision=sha256:other", "--output", "run")
     assert "sha256:other" in line
+    assert not Path("run").exists()
+
+
+def test_a_student_that_takes_longer_sentences_than_its_teacher(
+    imitkd: Commands, distil: Config
+) -> None:
+    longer = ["model.max_source_length=300", "model.max_target_length=128"]
+    line = imitkd.fails("train", write(distil), *longer, "--output", "run")
+    assert line == (
+        "the student takes longer sentences than teacher tiny can score; set "
+        "model.max_source_length=128"
+    )
     assert not Path("run").exists()
 
 

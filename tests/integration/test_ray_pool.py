@@ -14,7 +14,7 @@ import ray
 
 from seq2seq.errors import UserError
 from student_trainer.ray_runtime.pool import DEPTH, ShardHandle, WorkerPool, value_of
-from student_trainer.types import ShardTask
+from student_trainer.types import ShardTask, WorkerReady
 from teacher_service.errors import TeacherMismatch
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -39,9 +39,9 @@ def pool_of() -> Iterator[Callable[..., WorkerPool]]:
             def __init__(self, number: int) -> None:
                 self._number = number
 
-            def prepare(self) -> int:
+            def prepare(self) -> WorkerReady:
                 begin(self._number)
-                return os.getpid()
+                return WorkerReady(os.getpid(), left_out=3)
 
             @ray.method(num_returns=2)
             def run(self, task: Any, weights: object) -> tuple[Any, Any]:
@@ -71,6 +71,7 @@ def test_shards_come_back_and_every_worker_had_some(pool_of):
     pool = pool_of(2)
     pool.wait_ready()
     assert len(set(pool.processes())) == 2
+    assert pool.left_out == 3
     handles = submit(pool, *(task(b) for b in range(4)))
     pool.wait_for(handles)
     assert [batch for _, batch in results(handles)] == [0, 1, 2, 3]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from imitkd.corpora.cleaning import clean_text, has_prose, leak_key, prose_words
 from imitkd.corpora.splitting import connect, split_held_out
-from imitkd.corpora.store import Pair
+from seq2seq.data import Example
 
 
 @pytest.mark.parametrize(
@@ -68,10 +68,10 @@ def test_leak_key_reads_every_number_alike_but_keeps_words_apart() -> None:
 
 def test_connect_follows_sources_and_references_through_other_pairs() -> None:
     pairs = [
-        Pair("Battery low", ("Akku schwach",)),
-        Pair("battery low.", ("Batterie schwach",)),
-        Pair("Weak battery", ("Batterie schwach!",)),
-        Pair("Window open", ("Fenster offen",)),
+        Example("Battery low", ("Akku schwach",)),
+        Example("battery low.", ("Batterie schwach",)),
+        Example("Weak battery", ("Batterie schwach!",)),
+        Example("Window open", ("Fenster offen",)),
     ]
     first, second, third, fourth = connect(pairs)
     assert first == second == third != fourth
@@ -79,11 +79,13 @@ def test_connect_follows_sources_and_references_through_other_pairs() -> None:
 
 _WORDS = st.sampled_from(["open", "Open", "close", "door", "door!", "1", "2", "{name}", "window"])
 _TEXTS = st.lists(_WORDS, min_size=1, max_size=4).map(" ".join)
-_PAIRS = st.lists(st.builds(Pair, _TEXTS, st.tuples(_TEXTS)), min_size=1, max_size=40, unique=True)
+_PAIRS = st.lists(
+    st.builds(Example, _TEXTS, st.tuples(_TEXTS)), min_size=1, max_size=40, unique=True
+)
 
 
 @given(pairs=_PAIRS, seed=st.integers(0, 1000))
-def test_split_leaks_nothing_and_ignores_the_order(pairs: list[Pair], seed: int) -> None:
+def test_split_leaks_nothing_and_ignores_the_order(pairs: list[Example], seed: int) -> None:
     sizes = (("test", 2), ("validation", 2))
     splits = split_held_out(pairs, sizes)
     shuffled = random.Random(seed).sample(pairs, len(pairs))
@@ -100,7 +102,7 @@ def test_split_leaks_nothing_and_ignores_the_order(pairs: list[Pair], seed: int)
 
 
 def test_split_takes_only_eligible_pairs_and_fills_in_order() -> None:
-    pairs = [Pair(f"word{'x' * n}", (f"wort{'x' * n}",)) for n in range(20)]
+    pairs = [Example(f"word{'x' * n}", (f"wort{'x' * n}",)) for n in range(20)]
     splits = split_held_out(
         pairs, (("test", 6), ("validation", 6)), lambda pair: len(pair.source) > 13
     )
@@ -109,7 +111,7 @@ def test_split_takes_only_eligible_pairs_and_fills_in_order() -> None:
 
 
 def test_a_new_text_moves_at_most_the_edge_of_a_split() -> None:
-    pairs = [Pair("word" + "abcdefghij"[n % 10] * (1 + n // 10)) for n in range(100)]
+    pairs = [Example("word" + "abcdefghij"[n % 10] * (1 + n // 10)) for n in range(100)]
     before = set(split_held_out(pairs, (("test", 20),))["test"])
-    after = set(split_held_out([*pairs, Pair("another")], (("test", 20),))["test"])
+    after = set(split_held_out([*pairs, Example("another")], (("test", 20),))["test"])
     assert len(before & after) >= 19

@@ -12,7 +12,8 @@ import pytest
 
 from imitkd.corpora import Fetching, multi30k, prepare, read_split
 from imitkd.corpora.download import Retry, cache_directory, download
-from imitkd.corpora.store import Pair, file_sha256
+from imitkd.corpora.store import file_sha256
+from seq2seq.data import Example
 from seq2seq.errors import UserError
 
 
@@ -171,8 +172,8 @@ def test_multi30k_is_downloaded_and_kept(
     assert info.splits == {"train": 20, "validation": 3, "test": 3, "test_2017": 3}
     assert (info.source_language, info.target_language) == ("de", "en")
     assert "differ from the published" in info.origin
-    first = next(read_split(tmp_path / "out", "test_2017"))
-    assert first == Pair("Hund test_2017_flickr 0", ("dog test_2017_flickr 0",))
+    first = read_split(tmp_path / "out", "test_2017")[0]
+    assert first == Example("Hund test_2017_flickr 0", ("dog test_2017_flickr 0",))
     assert len(server.requests) == 8
 
     other = prepare("multi30k-en-de", tmp_path / "reverse", fetching=fetching)

@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from imitkd.cli.main import main
 from imitkd.corpora import OwnFiles, TextFiles, list_corpora, prepare, read_info, read_split
 from imitkd.corpora.cleaning import leak_key
-from imitkd.corpora.store import CorpusInfo, Pair
+from imitkd.corpora.store import CorpusInfo
+from seq2seq.data import Example
 from seq2seq.errors import UserError
 
 
@@ -32,9 +33,9 @@ def test_aligned_files_with_two_references(tmp_path: Path) -> None:
     own = OwnFiles(TextFiles(source=source, targets=(first, second)), source_language="en")
     info = prepare("mine", tmp_path / "out", own=own)
     assert list(read_split(tmp_path / "out", "train")) == [
-        Pair("one", ("eins",)),
-        Pair("two words", ("zwei Wörter", "zwei")),
-        Pair("four five", ("vier fünf", "vier")),
+        Example("one", ("eins",)),
+        Example("two words", ("zwei Wörter", "zwei")),
+        Example("four five", ("vier fünf", "vier")),
     ]
     assert info.source_language == "en"
     assert info.target_language == "und"
@@ -44,7 +45,7 @@ def test_aligned_files_with_two_references(tmp_path: Path) -> None:
 def test_tsv_with_repetitions_and_empty_sides(tmp_path: Path) -> None:
     _prepare_table(tmp_path, "rows.tsv", "a\tb\n\na\tb\nc\t\n\td\ne\tf\n")
     pairs = list(read_split(tmp_path / "out", "train"))
-    assert pairs == [Pair("a", ("b",)), Pair("e", ("f",))]
+    assert pairs == [Example("a", ("b",)), Example("e", ("f",))]
 
 
 def test_jsonl_forms(tmp_path: Path) -> None:
@@ -54,9 +55,9 @@ def test_jsonl_forms(tmp_path: Path) -> None:
 """
     _prepare_table(tmp_path, "rows.jsonl", rows)
     assert list(read_split(tmp_path / "out", "train")) == [
-        Pair("a", ("b",)),
-        Pair("c", ("d", "e")),
-        Pair("f", ("g", "h")),
+        Example("a", ("b",)),
+        Example("c", ("d", "e")),
+        Example("f", ("g", "h")),
     ]
 
 
@@ -66,7 +67,7 @@ def test_jsonl_forms(tmp_path: Path) -> None:
 )
 def test_source_only_tables(tmp_path: Path, name: str, content: str) -> None:
     info = _prepare_table(tmp_path, name, content)
-    assert list(read_split(tmp_path / "out", "train")) == [Pair("one"), Pair("two")]
+    assert list(read_split(tmp_path / "out", "train")) == [Example("one"), Example("two")]
     assert info.notes == ("2 of 2 train rows are source-only.",)
 
 
@@ -153,7 +154,7 @@ def test_same_input_is_kept_and_other_input_replaces(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "train.jsonl").stat().st_ino == stamp
     second = _prepare_table(tmp_path, "a.tsv", "a\tc\n")
     assert second.fingerprint != first.fingerprint
-    assert list(read_split(tmp_path / "out", "train")) == [Pair("a", ("c",))]
+    assert list(read_split(tmp_path / "out", "train")) == [Example("a", ("c",))]
 
 
 def test_names(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 from imitkd.corpora import Fetching, prepare, read_split, ui_strings
 from imitkd.corpora.cleaning import leak_key
 from imitkd.corpora.download import pip_download
-from imitkd.corpora.store import Pair, file_sha256
+from imitkd.corpora.store import file_sha256
+from seq2seq.data import Example
 from seq2seq.errors import UserError
 
 Texts = dict[str, dict[str, object]]
@@ -51,7 +52,9 @@ def _wheel(directory: Path, components: dict[str, Texts]) -> Path:
     return path
 
 
-def _cleaned(tmp_path: Path, english: dict[str, object], german: dict[str, object]) -> list[Pair]:
+def _cleaned(
+    tmp_path: Path, english: dict[str, object], german: dict[str, object]
+) -> list[Example]:
     wheel = _wheel(tmp_path, {"one": {"en": english, "de": german}})
     return ui_strings.clean_pairs(ui_strings.read_wheel(wheel, "de"))
 
@@ -93,7 +96,7 @@ def test_the_most_frequent_translation_wins_and_ties_go_by_text(tmp_path: Path) 
     english = dict.fromkeys("abc", "Work  mode") | dict.fromkeys("de", "Debug")
     german = {"a": "Arbeitsmodus", "b": "Betriebsmodus", "c": "Betriebsmodus\n"}
     pairs = _cleaned(tmp_path, english, german | {"d": "Fehlersuche", "e": "Debuggen"})
-    assert pairs == [Pair("Debug", ("Debuggen",)), Pair("Work mode", ("Betriebsmodus",))]
+    assert pairs == [Example("Debug", ("Debuggen",)), Example("Work mode", ("Betriebsmodus",))]
 
 
 def test_splits_do_not_leak_and_come_out_the_same(tmp_path: Path) -> None:

@@ -59,7 +59,10 @@ def test_an_empty_split_is_refused(tmp_path: Path) -> None:
 
 def test_a_missing_split_or_directory_is_named(tmp_path: Path) -> None:
     corpus(tmp_path, GOOD)
-    with pytest.raises(UserError, match=r"validation\.jsonl does not exist.*imitkd data prepare"):
+    with pytest.raises(
+        UserError,
+        match=r"validation\.jsonl does not exist \(splits there: train\); .*imitkd data prepare",
+    ):
         read_split(tmp_path, "validation")
     with pytest.raises(UserError, match=r"nowhere.*does not exist"):
         read_split(tmp_path / "nowhere", "train")
