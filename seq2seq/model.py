@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
+from torch.nn import functional
 
 from seq2seq.dropout import DropoutSource
 from seq2seq.errors import UserError
@@ -66,8 +67,12 @@ class Seq2SeqModel(nn.Module, ABC):
         """Hidden states ``[B, T, D]`` for teacher-forced inputs that begin with the start id."""
 
     @abstractmethod
+    def output_projection(self) -> tuple[nn.Parameter, nn.Parameter]:
+        """Weight ``[V, D]`` and bias ``[V]`` that make logits of hidden states."""
+
     def project(self, hidden: Tensor) -> Tensor:
         """Logits ``[..., V]`` of hidden states ``[..., D]``."""
+        return functional.linear(hidden, *self.output_projection())
 
     @abstractmethod
     def start(self, encoded: EncoderOutput, beams: int = 1) -> DecoderState:

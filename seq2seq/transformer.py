@@ -272,8 +272,8 @@ class Transformer(Seq2SeqModel):
             x = layer(x, *layer.cross_keys(encoded.states_BSD), mask)
         return self.decoder_norm(x)
 
-    def project(self, hidden: Tensor) -> Tensor:
-        return F.linear(hidden, self.embedding.weight, self.logit_bias)
+    def output_projection(self) -> tuple[nn.Parameter, nn.Parameter]:
+        return self.embedding.weight, self.logit_bias
 
     def start(self, encoded: EncoderOutput, beams: int = 1) -> TransformerState:
         states = encoded.states_BSD

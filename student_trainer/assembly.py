@@ -15,30 +15,37 @@ from student_trainer.types import ScoredShard
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """One batch, rows of all shards one under the other; ``P`` runs over them row by row.
+    """One batch, rows of all shards one under the other.
+
+    ``P`` loss positions are every real target position, an early end symbol included: first the
+    ``Q`` that the teacher scored, then the rest, each row by row.
 
     Attributes:
         source_BS, source_lengths_B: encoder inputs.
-        target_BT, target_lengths_B: what the decoder reads (shifted) and, where no teacher scored
-            a position, what it learns.
-        target_P: int64 packed targets.
-        scored_Q: int64 packed positions with teacher labels; the three arrays beside it hold them.
+        target_BT: what the decoder reads, once shifted.
+        index_P: int64, where in ``[B * T]`` each loss position lies.
+        target_P: int64 targets of the loss positions.
+        ids_QK, log_probs_QK, tail_log_mass_Q: what the teacher said at the scored ones.
     """
 
     source_BS: Tensor
     source_lengths_B: Tensor
     target_BT: Tensor
-    target_lengths_B: Tensor
+    index_P: Tensor
     target_P: Tensor
-    scored_Q: Tensor
     ids_QK: Tensor
     log_probs_QK: Tensor
     tail_log_mass_Q: Tensor
 
     @property
     def positions(self) -> int:
-        """Loss positions P: every real target position, an early end symbol included."""
-        return len(self.target_P)
+        """Loss positions P."""
+        return len(self.index_P)
+
+    @property
+    def scored_positions(self) -> int:
+        """Loss positions Q with labels of the teacher."""
+        return len(self.ids_QK)
 
 
 def assemble(
@@ -56,7 +63,7 @@ def assemble(
     sources = [row for s in shards for row in s.sources.rows()]
     source_BS, source_lengths_B = pad_sequences(sources, pad_id, device)
     targets = [row for s in shards for row in s.targets.rows()]
-    target_BT, target_lengths_B = pad_sequences(targets, pad_id, device)
+    target_BT, _ = pad_sequences(targets, pad_id, device)
     scored, ids, log_probs, tails = [], [], [], []
     offset = 0
     for shard in shards:
@@ -66,17 +73,28 @@ def assemble(
             log_probs.append(shard.labels.log_probs_QK)
             tails.append(shard.labels.tail_log_mass_Q)
         offset += shard.positions
+    order_P = _scored_first(scored, offset)
+    places = [b * target_BT.shape[1] + np.arange(len(row)) for b, row in enumerate(targets)]
     return TrainingBatch(
         source_BS,
         source_lengths_B,
         target_BT,
-        target_lengths_B,
-        _join([s.targets.ids_P for s in shards], np.int64, (0,), device),
-        _join(scored, np.int64, (0,), device),
+        _join(places, np.int64, (0,), "cpu")[order_P].to(device),
+        _join([s.targets.ids_P for s in shards], np.int64, (0,), "cpu")[order_P].to(device),
         _join(ids, np.int64, (0, 1), device),
         _join(log_probs, np.float32, (0, 1), device),
         _join(tails, np.float32, (0,), device),
     )
+
+
+def _scored_first(scored: list[np.ndarray], positions: int) -> np.ndarray:
+    """int64 ``[P]``: packed positions, those the teacher scored before the others."""
+    if not scored:
+        return np.arange(positions)
+    scored_Q = np.concatenate(scored)
+    unscored = np.ones(positions, dtype=bool)
+    unscored[scored_Q] = False
+    return np.concatenate([scored_Q, unscored.nonzero()[0]])
 
 
 def _join(

@@ -105,7 +105,7 @@ class Learner:
             sentences=sentences,
             positions=batch.positions,
             scored_sentences=sum(s.scored_sentences for s in labelled),
-            scored_positions=len(batch.scored_Q),
+            scored_positions=batch.scored_positions,
             student_share=sum(int(s.from_student.sum()) for s in shards) / sentences,
             generate_s=sum(s.generate_s for s in shards),
             score_s=sum(s.score_s for s in shards),

@@ -50,6 +50,8 @@ def full_loss_top_k(
         tail_log_mass_P: log of the teacher's mass outside them; -inf where there is none.
     """
     logits_PV = _wide(logits_PV)
+    log_probs_PK = log_probs_PK.to(logits_PV.dtype)
+    tail_log_mass_P = tail_log_mass_P.to(logits_PV.dtype)
     total_P = logits_PV.logsumexp(1)
     chosen_PK = logits_PV.gather(1, ids_PK)
     student_PK = chosen_PK - total_P[:, None]

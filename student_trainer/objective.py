@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from seq2seq.batch import decoder_inputs, packed_index
+from seq2seq.batch import decoder_inputs
 from seq2seq.model import Seq2SeqModel
 from student_trainer.assembly import TrainingBatch
 from student_trainer.config import LossConfig, Method
+from student_trainer.fused_losses import full_loss_top_k_out, reference_loss_out
 from student_trainer.losses import full_loss_top_k, reference_loss
 
 CHUNK_POSITIONS = 1024
@@ -20,66 +24,120 @@ def backward(
     method: Method,
     loss: LossConfig,
     chunk: int = CHUNK_POSITIONS,
+    *,
+    fused: bool = True,
 ) -> float:
     """Add the gradients of the batch's mean loss to the model's parameters; return that loss.
 
     The output projection runs on real positions only. Each chunk's loss is differentiated down to
     the hidden states at once, then the sum flows through decoder and encoder.
+
+    Args:
+        fused: gradients of the losses from :mod:`student_trainer.fused_losses`; else from autograd,
+            which gives the same and costs more.
     """
     encoded = model.encode(batch.source_BS, batch.source_lengths_B)
-    inputs = decoder_inputs(batch.target_BT, model.config.start_id)
-    hidden_BTD = model.decode(encoded, inputs)
-    index = packed_index(batch.target_lengths_B, inputs.shape[1])
-    hidden_PD = hidden_BTD.flatten(0, 1).index_select(0, index)
-    row_of_P = _rows_of_labels(batch)
-    gradients, total = [], torch.zeros((), dtype=torch.float64)
-    for begin in range(0, batch.positions, chunk):
-        part = slice(begin, min(begin + chunk, batch.positions))
-        hidden = hidden_PD[part].detach().requires_grad_()
-        losses = _losses(model.project(hidden), batch, part, row_of_P[part], method, loss)
-        (losses.sum() / batch.positions).backward()
-        assert hidden.grad is not None
-        gradients.append(hidden.grad)
-        total += losses.detach().sum().double().cpu()
-    hidden_PD.backward(torch.cat(gradients))
+    hidden_BTD = model.decode(encoded, decoder_inputs(batch.target_BT, model.config.start_id))
+    hidden_PD = hidden_BTD.flatten(0, 1).index_select(0, batch.index_P)
+    gradient_PD = torch.empty_like(hidden_PD)
+    total = torch.zeros((), dtype=torch.float64, device=hidden_PD.device)
+    differentiate = _Fused(model, hidden_PD, chunk) if fused else _Autograd(model)
+    for piece in _pieces(batch, method, loss, chunk):
+        part, scale = piece.part, 1 / batch.positions
+        total += differentiate(hidden_PD[part], piece, scale, gradient_PD[part]).sum().double()
+    hidden_PD.backward(gradient_PD)
     return float(total) / batch.positions
 
 
-def _rows_of_labels(batch: TrainingBatch) -> Tensor:
-    """int64 ``[P]``: the row of the teacher's labels at each position, -1 where it has none."""
-    rows = torch.full_like(batch.target_P, -1)
-    rows[batch.scored_Q] = torch.arange(len(batch.scored_Q), device=rows.device)
-    return rows
+@dataclass(frozen=True)
+class _Piece:
+    """Loss positions that are treated alike, at most a chunk of them.
+
+    Attributes:
+        losses: of logits, differentiable.
+        losses_out: of logits, which are destroyed, with the gradient in its second argument.
+    """
+
+    part: slice
+    losses: Callable[[Tensor], Tensor]
+    losses_out: Callable[[Tensor, Tensor], Tensor]
 
 
-def _losses(
-    logits: Tensor,
-    batch: TrainingBatch,
-    part: slice,
-    rows: Tensor,
-    method: Method,
-    loss: LossConfig,
-) -> Tensor:
-    """Per-position losses of one chunk, scored positions first."""
-    scored = rows >= 0
-    if not bool(scored.any()):
-        return reference_loss(logits, batch.target_P[part], loss.label_smoothing)
-    if bool(scored.all()):
-        return _teacher_losses(logits, batch, rows, method, loss)
-    targets = batch.target_P[part][~scored]
-    return torch.cat(
-        [
-            _teacher_losses(logits[scored], batch, rows[scored], method, loss),
-            reference_loss(logits[~scored], targets, loss.label_smoothing),
-        ]
+def _pieces(batch: TrainingBatch, method: Method, loss: LossConfig, chunk: int) -> Iterator[_Piece]:
+    scored, end = batch.scored_positions, batch.positions
+    for begin in range(0, scored, chunk):
+        part = slice(begin, min(begin + chunk, scored))
+        if method == "imitkd":  # L_opt
+            yield _reference(part, batch.ids_QK[part, 0], 0.0)
+        else:
+            labels = batch.ids_QK[part], batch.log_probs_QK[part], batch.tail_log_mass_Q[part]
+            yield _top_k(part, *labels, loss)
+    for begin in range(scored, end, chunk):
+        part = slice(begin, min(begin + chunk, end))
+        yield _reference(part, batch.target_P[part], loss.label_smoothing)
+
+
+def _reference(part: slice, targets: Tensor, smoothing: float) -> _Piece:
+    return _Piece(
+        part,
+        lambda logits: reference_loss(logits, targets, smoothing),
+        lambda logits, out: reference_loss_out(logits, targets, smoothing, out),
     )
 
 
-def _teacher_losses(
-    logits: Tensor, batch: TrainingBatch, rows: Tensor, method: Method, loss: LossConfig
-) -> Tensor:
-    """L_opt under ``imitkd``, L_full over the candidates elsewhere."""
-    if method == "imitkd":
-        return reference_loss(logits, batch.ids_QK[rows, 0])
-    labels = batch.ids_QK[rows], batch.log_probs_QK[rows], batch.tail_log_mass_Q[rows]
-    return full_loss_top_k(logits, *labels, loss.tail)
+def _top_k(part: slice, ids: Tensor, log_probs: Tensor, tail: Tensor, loss: LossConfig) -> _Piece:
+    return _Piece(
+        part,
+        lambda logits: full_loss_top_k(logits, ids, log_probs, tail, loss.tail),
+        lambda logits, out: full_loss_top_k_out(logits, ids, log_probs, tail, loss.tail, out),
+    )
+
+
+class _Autograd:
+    """Losses of a piece; its gradients by autograd."""
+
+    def __init__(self, model: Seq2SeqModel) -> None:
+        self._model = model
+
+    def __call__(self, hidden_ND: Tensor, piece: _Piece, scale: float, out_ND: Tensor) -> Tensor:
+        hidden = hidden_ND.detach().requires_grad_()
+        losses = piece.losses(self._model.project(hidden))
+        (losses.sum() * scale).backward()  # type: ignore[no-untyped-call]
+        assert hidden.grad is not None
+        out_ND.copy_(hidden.grad)
+        return losses.detach()
+
+
+class _Fused:
+    """The same without a graph; logits and their gradient live in two buffers for all pieces."""
+
+    def __init__(self, model: Seq2SeqModel, hidden_PD: Tensor, chunk: int) -> None:
+        self._weight, self._bias = model.output_projection()
+        for parameter in (self._weight, self._bias):
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        # Mixed precision: products in the hidden states' type, losses in float32.
+        self._narrow = self._weight.detach().to(hidden_PD.dtype)
+        shape = min(chunk, len(hidden_PD)), len(self._bias)
+        self._logits = self._bias.new_empty(shape, requires_grad=False)
+        self._slope = torch.empty_like(self._logits)
+
+    @torch.no_grad()
+    def __call__(self, hidden_ND: Tensor, piece: _Piece, scale: float, out_ND: Tensor) -> Tensor:
+        count = len(hidden_ND)
+        logits, slope = self._logits[:count], self._slope[:count]
+        if logits.dtype == hidden_ND.dtype:
+            torch.addmm(self._bias, hidden_ND, self._narrow.t(), out=logits)
+        else:
+            logits.copy_(hidden_ND @ self._narrow.t()).add_(self._bias)
+        losses = piece.losses_out(logits, slope)
+        assert self._weight.grad is not None and self._bias.grad is not None
+        self._bias.grad.add_(slope.sum(0), alpha=scale)
+        slope = slope.to(hidden_ND.dtype)
+        if slope.dtype == self._weight.grad.dtype:
+            self._weight.grad.addmm_(slope.t(), hidden_ND, alpha=scale)
+        else:
+            self._weight.grad.add_(slope.t() @ hidden_ND, alpha=scale)
+        torch.mm(slope, self._narrow, out=out_ND)
+        out_ND.mul_(scale)
+        return losses

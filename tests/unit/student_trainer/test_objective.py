@@ -13,6 +13,7 @@ from torch import Tensor
 
 from seq2seq.transformer import Transformer
 from seq2seq.vocabulary import EOS_ID
+from student_trainer import objective
 from student_trainer.assembly import TrainingBatch, assemble
 from student_trainer.config import LossConfig, Method, RunConfig, make_config
 from student_trainer.objective import backward
@@ -80,6 +81,8 @@ def top_k(rows: list[oracles.LogProbs], payload: PayloadRequest) -> Argmax | Top
 
 class FixedRows:
     """The part of a tokenised split and of a batch plan that a worker needs."""
+
+    dropped = 0
 
     def source(self, row: int, u: float = 0.0) -> np.ndarray:
         return np.array(SOURCES[row], dtype=np.uint16)
@@ -157,10 +160,14 @@ def paper_loss(model: Transformer, shards: Sequence[ScoredShard], config: RunCon
 
 
 def gradients(
-    model: Transformer, batch: TrainingBatch, config: RunConfig, chunk: int = 1024
+    model: Transformer,
+    batch: TrainingBatch,
+    config: RunConfig,
+    chunk: int = 1024,
+    fused: bool = True,
 ) -> tuple[float, dict[str, Tensor]]:
     model.zero_grad(set_to_none=True)
-    loss = backward(model, batch, config.method, config.loss, chunk)
+    loss = backward(model, batch, config.method, config.loss, chunk, fused=fused)
     found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     assert found.keys() == dict(model.named_parameters()).keys()
     return loss, found
@@ -219,13 +226,18 @@ def test_the_switch_decides_who_labels_data_rows(switch: bool) -> None:
     assert teacher.asked == [t for _, t, own in rows if own or switch]
     batch = batch_of(shards)
     asked = [own or switch for _, t, own in rows for _ in t]
-    assert batch.scored_Q.tolist() == [i for i, yes in enumerate(asked) if yes]
+    flat = [v for _, t, _ in rows for v in t]
+    first = [v for v, yes in zip(flat, asked, strict=True) if yes]
+    assert batch.scored_positions == len(first)
+    rest = [v for v, yes in zip(flat, asked, strict=True) if not yes]
+    assert batch.target_P.tolist() == first + rest
+    assert batch.target_BT.flatten()[batch.index_P].tolist() == first + rest
 
 
 def test_vanilla_asks_nobody() -> None:
     teacher = SlowTeacher()
     shards = written(configured("vanilla"), student(), 1.0, teacher)
-    assert teacher.asked == [] and len(batch_of(shards).scored_Q) == 0
+    assert teacher.asked == [] and batch_of(shards).scored_positions == 0
     assert [t for _, t, _ in rows_of(shards)] == [TARGETS[i] for i in (0, 2, 4, 1, 3)]
 
 
@@ -307,7 +319,7 @@ def test_nothing_in_padding_carries_loss(method: Method) -> None:
     assert batch.positions == 10
     garbled = replace(batch, target_BT=batch.target_BT.clone(), source_BS=batch.source_BS.clone())
     for ids, lengths in (
-        (garbled.target_BT, batch.target_lengths_B),
+        (garbled.target_BT, torch.tensor([2, 5, 3])),
         (garbled.source_BS, batch.source_lengths_B),
     ):
         padding = torch.arange(ids.shape[1]) >= lengths[:, None]
@@ -352,28 +364,43 @@ def test_no_logits_beyond_a_chunk_and_none_for_padding(monkeypatch: pytest.Monke
     config, model = configured("imitkd-full", top_k=3), student()
     batch = batch_of(written(config, model, 0.5))
     rows: list[int] = []
-    project = model.project
+    plain = objective.full_loss_top_k_out
 
-    def spy(hidden: Tensor) -> Tensor:
-        rows.append(len(hidden))
-        return project(hidden)
+    def spy(logits: Tensor, *arguments: Any) -> Tensor:
+        assert logits.shape == arguments[-1].shape
+        rows.append(len(logits))
+        return plain(logits, *arguments)
 
-    monkeypatch.setattr(model, "project", spy)
+    monkeypatch.setattr(objective, "full_loss_top_k_out", spy)
     backward(model, batch, config.method, config.loss, chunk=4)
     assert max(rows) == 4 and sum(rows) == batch.positions < batch.target_BT.numel()
+
+
+@pytest.mark.parametrize(("method", "loss", "beta"), CASES)
+def test_fused_losses_change_no_gradient(method: Method, loss: dict[str, Any], beta: float) -> None:
+    config, model = configured(method, **loss), student(dropout=0.2)
+    batch = batch_of(written(config, model, beta))
+    results = []
+    for fused in (True, False):
+        model.train()
+        model.dropout_source.begin_step(1, 1)
+        results.append(gradients(model, batch, config, 4, fused))
+    assert results[0][0] == pytest.approx(results[1][0], rel=1e-9)
+    assert close(results[0][1], results[1][1])
 
 
 def test_gradients_equal_autograd_over_all_logits() -> None:
     config = configured("vanilla", label_smoothing=0.2)
     model = student()
-    batch = batch_of(written(config, model, 1.0))
+    shards = written(config, model, 1.0)
+    batch = batch_of(shards)
     found, slopes = gradients(model, batch, config, chunk=3)
     model.zero_grad(set_to_none=True)
     inputs = torch.full_like(batch.target_BT, model.config.start_id)
     inputs[:, 1:] = batch.target_BT[:, :-1]
     log_probs = model(batch.source_BS, batch.source_lengths_B, inputs).log_softmax(-1)
     losses = []
-    for b, length in enumerate(batch.target_lengths_B.tolist()):
+    for b, length in enumerate(len(t) for s in shards for t in s.targets.rows()):
         for t in range(length):
             row = log_probs[b, t]
             losses.append(-0.8 * row[batch.target_BT[b, t]] - 0.2 * row.mean())
