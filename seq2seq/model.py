@@ -67,7 +67,7 @@ class Seq2SeqModel(nn.Module, ABC):
         """Hidden states ``[B, T, D]`` for teacher-forced inputs that begin with the start id."""
 
     @abstractmethod
-    def output_projection(self) -> tuple[nn.Parameter, nn.Parameter]:
+    def output_projection(self) -> tuple[Tensor, Tensor]:
         """Weight ``[V, D]`` and bias ``[V]`` that make logits of hidden states."""
 
     def project(self, hidden: Tensor) -> Tensor:

@@ -272,7 +272,7 @@ class Transformer(Seq2SeqModel):
             x = layer(x, *layer.cross_keys(encoded.states_BSD), mask)
         return self.decoder_norm(x)
 
-    def output_projection(self) -> tuple[nn.Parameter, nn.Parameter]:
+    def output_projection(self) -> tuple[Tensor, Tensor]:
         return self.embedding.weight, self.logit_bias
 
     def start(self, encoded: EncoderOutput, beams: int = 1) -> TransformerState:

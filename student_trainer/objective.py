@@ -100,9 +100,9 @@ class _Autograd:
         self._model = model
 
     def __call__(self, hidden_ND: Tensor, piece: _Piece, scale: float, out_ND: Tensor) -> Tensor:
-        hidden = hidden_ND.detach().requires_grad_()
+        hidden: Tensor = hidden_ND.detach().requires_grad_()
         losses = piece.losses(self._model.project(hidden))
-        (losses.sum() * scale).backward()  # type: ignore[no-untyped-call]
+        (losses.sum() * scale).backward()
         assert hidden.grad is not None
         out_ND.copy_(hidden.grad)
         return losses.detach()
