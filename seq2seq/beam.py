@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from seq2seq.batch import pad_sequences
+from seq2seq.inflight import forbid_special
 from seq2seq.model import Seq2SeqModel
-
-if TYPE_CHECKING:
-    from seq2seq.decoding import Beam, Job
+from seq2seq.modes import Beam, Job
 
 # ids, log-probability, finished
 Found = tuple[list[int], float, bool]
@@ -96,8 +93,6 @@ def _log_probs(
     model: Seq2SeqModel, state: object, tokens: Tensor, job: Job, live: list[int], position: int
 ) -> Tensor:
     """``[N, V]`` next-token log-probabilities; a forced prefix is certain and costs nothing."""
-    from seq2seq.decoding import forbid_special
-
     logits = model.project(model.step(tokens, state)).float()  # type: ignore[arg-type]
     forbid_special(logits, model.config)
     log_probs = logits.log_softmax(1)

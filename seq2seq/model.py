@@ -32,11 +32,16 @@ class DecoderState(ABC):
     """Everything an incremental decoder remembers between two steps.
 
     ``N = B * beams`` hypotheses are decoded side by side; hypothesis ``n`` belongs to source
-    ``n // beams``. All have read ``position`` tokens.
+    ``n // beams``. The one that has read most has read ``position`` tokens.
     """
 
     position: int
     beams: int
+
+    @abstractmethod
+    def extend(self, other: DecoderState) -> None:
+        """Take in the sources of another state of the same model and number of beams, behind one's
+        own; each hypothesis goes on from its own position."""
 
     @abstractmethod
     def keep_sources(self, index_B: Tensor) -> None:

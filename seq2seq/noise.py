@@ -31,7 +31,7 @@ def uniform_array(seed: int, *keys: np.ndarray | int) -> np.ndarray:
     return (keyed(seed, *keys) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def uniform(seed: int, keys: Tensor, position: int) -> Tensor:
-    """float64 ``[N]`` in [0, 1) for int64 keys ``[N]`` at one position, on the keys' device."""
-    numbers = uniform_array(seed, keys.cpu().numpy(), position)
+def uniform(seed: int, keys: Tensor, positions: Tensor) -> Tensor:
+    """float64 ``[N]`` in [0, 1) for int64 keys and positions ``[N]``, on the keys' device."""
+    numbers = uniform_array(seed, keys.cpu().numpy(), positions.cpu().numpy())
     return torch.from_numpy(numbers).to(keys.device)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 from seq2seq.batch import length_mask
 from seq2seq.dropout import DropoutSource, PooledDropout
 from seq2seq.model import DecoderState, EncoderOutput, Seq2SeqModel
+from seq2seq.transformer_state import Memory, TransformerState
 from seq2seq.vocabulary import EOS_ID, PAD_ID, START_ID
 
 
@@ -144,13 +144,14 @@ class _DecoderLayer(nn.Module):
         k, v = self.cross_attention.split(self.cross_attention.packed(states_BSD), 2)
         return k, v
 
-    def _cross_and_feed(self, x: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Cross-attention and feed-forward; ``x [B, L, D]``, L positions or L beams of a source."""
-        y = self.cross_block.before(x)
+    def _cross_query(self, x: Tensor) -> Tensor:
         assert self.cross_attention.query is not None
-        (q,) = self.cross_attention.split(self.cross_attention.query(y), 1)
-        y = self.cross_attention.merge(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
-        x = self.cross_block.after(x, y)
+        query = self.cross_attention.query(self.cross_block.before(x))
+        return self.cross_attention.split(query, 1)[0]
+
+    def _feed(self, x: Tensor, attended: Tensor) -> Tensor:
+        """What follows cross-attention."""
+        x = self.cross_block.after(x, self.cross_attention.merge(attended))
         y = self.feed_forward(self.feed_forward_block.before(x))
         return self.feed_forward_block.after(x, y)
 
@@ -160,59 +161,19 @@ class _DecoderLayer(nn.Module):
         # Targets are padded at their ends only: the causal mask already hides all padding.
         y = F.scaled_dot_product_attention(sq, sk, sv, is_causal=True)
         x = self.self_block.after(x, self.self_attention.merge(y))
-        return self._cross_and_feed(x, k, v, mask)
+        q = self._cross_query(x)
+        return self._feed(x, F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
 
     def step(self, x: Tensor, layer: int, state: TransformerState) -> Tensor:
         """``x [N, 1, D]`` of the newest position; appends its keys to the state's cache."""
         y = self.self_block.before(x)
         q, k, v = self.self_attention.split(self.self_attention.packed(y), 3)
-        keys, values = state.append(layer, k, v)
-        y = self.self_attention.merge(F.scaled_dot_product_attention(q, keys, values))
+        y = self.self_attention.merge(state.attend_own(layer, q, k, v))
         x = self.self_block.after(x, y)
         n, _, d = x.shape
         # The beams of one source stand side by side as query positions: its keys are kept once.
         x = x.view(n // state.beams, state.beams, d)
-        return self._cross_and_feed(x, *state.cross[layer], state.mask).view(n, 1, d)
-
-
-@dataclass
-class TransformerState(DecoderState):
-    """Key and value caches.
-
-    Attributes:
-        cross: per layer, keys and values of the encoder states ``[B, H, S, D / H]``.
-        mask: ``[B, 1, 1, S]`` bool, false at source padding; None where there is none.
-        own: per layer, ``[2, N, H, capacity, D / H]``; the first ``position`` columns are filled.
-    """
-
-    cross: list[tuple[Tensor, Tensor]]
-    mask: Tensor | None
-    own: list[Tensor]
-    position: int = 0
-    beams: int = 1
-
-    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the newest position's keys and values; views of all so far."""
-        cache = self.own[layer]
-        if self.position == cache.shape[3]:
-            cache = torch.cat([cache, torch.empty_like(cache)], dim=3)
-            self.own[layer] = cache
-        cache[0, :, :, self.position] = k.squeeze(2)
-        cache[1, :, :, self.position] = v.squeeze(2)
-        filled = cache[:, :, :, : self.position + 1]
-        return filled[0], filled[1]
-
-    def keep_sources(self, index_B: Tensor) -> None:
-        self.cross = [
-            (k.index_select(0, index_B), v.index_select(0, index_B)) for k, v in self.cross
-        ]
-        if self.mask is not None:
-            self.mask = self.mask.index_select(0, index_B)
-        beams = torch.arange(self.beams, device=index_B.device)
-        self.reorder((index_B[:, None] * self.beams + beams).flatten())
-
-    def reorder(self, index_N: Tensor) -> None:
-        self.own = [cache.index_select(1, index_N) for cache in self.own]
+        return self._feed(x, state.attend_cross(layer, self._cross_query(x))).view(n, 1, d)
 
 
 class Transformer(Seq2SeqModel):
@@ -254,20 +215,21 @@ class Transformer(Seq2SeqModel):
     def _decoder(self) -> Iterable[_DecoderLayer]:
         return cast(Iterable[_DecoderLayer], self.decoder_layers)
 
-    def _embed(self, ids: Tensor, first: int = 0) -> Tensor:
-        x = self.embedding(ids) * self._scale + self.positions[first : first + ids.shape[1]]
-        return self.dropout(x)
+    def _embed(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
+        if positions is None:
+            positions = self.positions[: ids.shape[1]]
+        return self.dropout(torch.add(positions, self.embedding(ids), alpha=self._scale))
 
     def encode(self, source_BS: Tensor, lengths_B: Tensor) -> EncoderOutput:
         x = self._embed(source_BS)
-        mask = _key_mask(lengths_B, source_BS.shape[1])
+        mask = key_mask(lengths_B, source_BS.shape[1])
         for layer in self.encoder_layers:
             x = layer(x, mask)
         return EncoderOutput(self.encoder_norm(x), lengths_B)
 
     def decode(self, encoded: EncoderOutput, inputs_BT: Tensor) -> Tensor:
         x = self._embed(inputs_BT)
-        mask = _key_mask(encoded.lengths_B, encoded.states_BSD.shape[1])
+        mask = key_mask(encoded.lengths_B, encoded.states_BSD.shape[1])
         for layer in self._decoder():
             x = layer(x, *layer.cross_keys(encoded.states_BSD), mask)
         return self.decoder_norm(x)
@@ -277,23 +239,21 @@ class Transformer(Seq2SeqModel):
 
     def start(self, encoded: EncoderOutput, beams: int = 1) -> TransformerState:
         states = encoded.states_BSD
-        b, _, d = states.shape
-        heads = self.config.heads
-        shape = (2, b * beams, heads, 32, d // heads)
-        return TransformerState(
-            cross=[layer.cross_keys(states) for layer in self._decoder()],
-            mask=_key_mask(encoded.lengths_B, states.shape[1]),
-            own=[states.new_empty(shape) for _ in self.decoder_layers],
-            beams=beams,
-        )
+        cross = [Memory.of(*layer.cross_keys(states)) for layer in self._decoder()]
+        return TransformerState(cross, encoded.lengths_B, beams)
 
     def step(self, tokens_N: Tensor, state: DecoderState) -> Tensor:
         assert isinstance(state, TransformerState)
-        x = self._embed(tokens_N[:, None], first=state.position)
+        x = self._embed(tokens_N[:, None], state.begin_step(self.positions))
         for index, layer in enumerate(self._decoder()):
             x = layer.step(x, index, state)
-        state.position += 1
+        state.end_step()
         return self.decoder_norm(x).squeeze(1)
+
+
+def key_mask(lengths_B: Tensor, width: int) -> Tensor:
+    """``[B, 1, 1, width]`` bool for attention: true where a key is real."""
+    return length_mask(lengths_B, width)[:, None, None, :]
 
 
 def sinusoidal_positions(length: int, d_model: int) -> Tensor:
@@ -301,8 +261,3 @@ def sinusoidal_positions(length: int, d_model: int) -> Tensor:
     rates = torch.pow(10000.0, -torch.arange(0, d_model, 2, dtype=torch.float64) / d_model)
     angles = torch.arange(length, dtype=torch.float64)[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], dim=1).float()
-
-
-def _key_mask(lengths_B: Tensor, width: int) -> Tensor:
-    """``[B, 1, 1, width]`` bool for attention: true where a key is real."""
-    return length_mask(lengths_B, width)[:, None, None, :]

@@ -25,5 +25,7 @@ def translate(
 ) -> list[str]:
     """Best hypothesis of each text, greedy by default, in input order."""
     sources = encode_sources(vocabulary, texts, model.config.max_source_length)
-    found = generate(model, sources, mode or Greedy(), limit=limit, batch_tokens=batch_tokens)
+    found = generate(
+        model, sources, mode or Greedy(), limit=limit, batch_tokens=batch_tokens, log_probs=False
+    )
     return [vocabulary.decode(hypotheses[0].ids) for hypotheses in found]

@@ -125,6 +125,7 @@ class RolloutWorker:
                 mode,
                 limit=LengthLimit(**settings.limit.model_dump()),
                 keys=[int(rows[i]) for i in chosen],
+                log_probs=False,
             )
         for i, hypotheses in zip(chosen, found, strict=True):
             targets[i] = np.array(hypotheses[0].ids, dtype=np.int32)

@@ -95,6 +95,8 @@ def config(tiny_corpus: Path, tiny_teacher: Path, address: str) -> Config:
             "encoder_layers": 1,
             "decoder_layers": 1,
             "dropout": 0.1,
+            "max_source_length": 128,
+            "max_target_length": 128,
         },
         "loss": {"top_k": 8},
         "mixing": {"schedule": "exponential", "base": 20},

@@ -78,7 +78,9 @@ def test_unrelated_from_key_to_key(first: np.ndarray, second: np.ndarray) -> Non
 
 def test_tensor_form_equals_the_array_form() -> None:
     keys = torch.tensor([4, 4, 9])
-    numbers = uniform(3, keys, 5)
+    numbers = uniform(3, keys, torch.tensor([5, 5, 5]))
     assert numbers.dtype == torch.float64
     assert numbers.tolist() == uniform_array(3, keys.numpy(), 5).tolist()
     assert numbers[0] == numbers[1] != numbers[2]
+    apart = uniform(3, keys, torch.tensor([5, 6, 7]))
+    assert apart[0] == numbers[0] and apart[1] == uniform_array(3, 4, 6)

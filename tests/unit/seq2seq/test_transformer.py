@@ -12,7 +12,8 @@ from torch import Tensor
 from seq2seq.batch import decoder_inputs, pad_sequences
 from seq2seq.errors import UserError
 from seq2seq.model import build_model
-from seq2seq.transformer import Transformer, TransformerState, sinusoidal_positions
+from seq2seq.transformer import Transformer, sinusoidal_positions
+from seq2seq.transformer_state import CAPACITY_STEP, TransformerState
 from tests.builders import sentences, tiny_model
 from tests.oracles import NaiveTransformer
 
@@ -77,8 +78,7 @@ def test_cached_decoding_equals_full_prefix(norm: str, activation: str) -> None:
 def test_the_cache_grows_beyond_its_first_capacity() -> None:
     model = tiny_model(5, max_target_length=80)
     sources, targets = sentences(1, [4, 9]), sentences(2, [80, 71])
-    state = model.start(model.encode(*pad_sequences(sources, 0)))
-    assert state.own[0].shape[3] < 40, "the targets no longer outgrow the cache: make them longer"
+    assert CAPACITY_STEP < 40, "the targets no longer outgrow the cache: make them longer"
     full, cached = forced(model, sources, targets), stepped(model, sources, targets)
     torch.testing.assert_close(cached, full, atol=TOLERANCE, rtol=1e-4)
 
@@ -206,6 +206,36 @@ def test_keep_sources_and_reorder(norm: str) -> None:
     for n, place in enumerate(left):
         ids = [*read[past[place]], following[place], last[n]]
         _check_alone(model, sources[place // beams], ids, hidden[n])
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("beams", [1, 2])
+def test_a_state_takes_in_another_that_has_read_less(norm: str, beams: int) -> None:
+    model = tiny_model(14, norm=norm)
+    first, second = sentences(1, [5, 2]), sentences(2, [7])
+    read: list[list[int]] = [[] for _ in range(3 * beams)]
+
+    def step(state: Any, rows: list[int]) -> Tensor:
+        tokens = [3 if not read[n] else 4 + (7 * n + len(read[n])) % 8 for n in rows]
+        for n, token in zip(rows, tokens, strict=True):
+            read[n].append(token)
+        return model.step(torch.tensor(tokens), state)
+
+    with torch.no_grad():
+        state = model.start(model.encode(*pad_sequences(first, 0)), beams)
+        for _ in range(3):
+            step(state, list(range(2 * beams)))
+        state.extend(model.start(model.encode(*pad_sequences(second, 0)), beams))
+        everyone = list(range(3 * beams))
+        for _ in range(34):  # past the first capacity
+            hidden = step(state, everyone)
+        _check_alone(model, second[0], read[-1], hidden[-1])
+        _check_alone(model, first[1], read[2 * beams - 1], hidden[2 * beams - 1])
+        # The one that was ahead leaves; who is left is at one position again.
+        state.keep_sources(torch.tensor([2]))
+        assert state.position == 34
+        hidden = step(state, everyone[-beams:])
+        _check_alone(model, second[0], read[-1], hidden[-1])
 
 
 def _check_hypotheses(

@@ -1,0 +1,203 @@
+"""Greedy and sampled decoding with in-flight batching.
+
+Sources wait longest first. Rows that are finished leave the batch and waiting ones take their
+places, each row at a position of its own, so that the batch stays full until the queue is empty.
+Rows change places only when a quarter of them is finished: moving caches costs more than a few
+idle rows do.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import torch
+from torch import Tensor
+
+from seq2seq.batch import pad_sequences
+from seq2seq.model import DecoderState, Seq2SeqModel
+from seq2seq.modes import Greedy, Job, Sample
+from seq2seq.noise import uniform
+
+# ids, log-probability, finished
+Found = tuple[list[int], float, bool]
+
+IDLE_SHARE = 4
+# Whether rows are finished is known on the device; asking there makes the host wait.
+STEPS_BETWEEN_LOOKS = {"cpu": 1}
+STEPS_BETWEEN_LOOKS_ELSEWHERE = 4
+
+
+def decode(
+    model: Seq2SeqModel,
+    job: Job,
+    mode: Greedy | Sample,
+    batch_tokens: int,
+    batch_rows: int | None = None,
+) -> list[Found]:
+    """One hypothesis for every source of ``job``, in its order; sources come longest first.
+
+    Args:
+        batch_tokens: bound on rows times longest source among them; one row is always taken.
+        batch_rows: bound on rows.
+    """
+    results: list[Found] = [([], 0.0, False)] * len(job.sources)
+    queue = deque(range(len(job.sources)))
+    batch = _Batch(model, job, mode)
+    while True:
+        if batch.is_stale():
+            for row, found in batch.collect():
+                results[row] = found
+            batch.admit(_admitted(batch.rows, queue, job, batch_tokens, batch_rows))
+            if not batch.rows:
+                return results
+        batch.step()
+
+
+def _admitted(
+    live: list[int], queue: deque[int], job: Job, batch_tokens: int, batch_rows: int | None
+) -> list[int]:
+    """Take from the queue what fits beside the live rows."""
+    lengths = [len(job.sources[row]) for row in live]
+    longest, count = max(lengths, default=0), len(live)
+    taken: list[int] = []
+    while queue:
+        longest = max(longest, len(job.sources[queue[0]]))
+        count += 1
+        if count > 1 and (longest * count > batch_tokens or count > (batch_rows or count)):
+            break
+        taken.append(queue.popleft())
+    return taken
+
+
+class _Batch:
+    """Rows under way: what each has written, and its place in the decoder's state."""
+
+    def __init__(self, model: Seq2SeqModel, job: Job, mode: Greedy | Sample) -> None:
+        self._model, self._job, self._mode = model, job, mode
+        self._device = model.device
+        self._width = max(job.limits, default=0)
+        self._prefix_width = max(map(len, job.prefixes), default=0)
+        every = STEPS_BETWEEN_LOOKS.get(self._device.type, STEPS_BETWEEN_LOOKS_ELSEWHERE)
+        self._every, self._steps = every, 0
+        self.rows: list[int] = []
+        self._state: DecoderState | None = None
+        self._tensors: dict[str, Tensor] = {}
+
+    def is_stale(self) -> bool:
+        """Whether so many rows are finished that the others should move together."""
+        if not self.rows:
+            return True
+        if self._steps % self._every:
+            return False
+        going = int(self._tensors["going"].sum())
+        return (len(self.rows) - going) * IDLE_SHARE >= len(self.rows)
+
+    def collect(self) -> list[tuple[int, Found]]:
+        """Take finished rows out."""
+        if not self.rows:
+            return []
+        held = self._tensors
+        going = held["going"].tolist()
+        written, log_probs = held["written"].tolist(), held["log_probs"].tolist()
+        found = [
+            (row, self._found(row, written[n], log_probs[n]))
+            for n, row in enumerate(self.rows)
+            if not going[n]
+        ]
+        keep = [n for n, goes in enumerate(going) if goes]
+        self.rows = [self.rows[n] for n in keep]
+        if keep:
+            index = torch.tensor(keep, device=self._device)
+            self._tensors = {name: tensor[index] for name, tensor in held.items()}
+            assert self._state is not None
+            self._state.keep_sources(index)
+        else:
+            self._tensors, self._state = {}, None
+        return found
+
+    def _found(self, row: int, written: list[int], log_prob: float) -> Found:
+        ids = written[: self._job.limits[row]]
+        end = self._model.config.eos_id
+        finished = end in ids
+        return (ids[: ids.index(end) + 1] if finished else ids), log_prob, finished
+
+    def admit(self, rows: list[int]) -> None:
+        """Encode more sources and let them join."""
+        if not rows:
+            return
+        fresh = self._fresh(rows)
+        sources = [self._job.sources[row] for row in rows]
+        encoded = self._model.encode(
+            *pad_sequences(sources, self._model.config.pad_id, self._device)
+        )
+        state = self._model.start(encoded)
+        if self._state is None:
+            self._tensors, self._state = fresh, state
+        else:
+            self._tensors = {k: torch.cat([v, fresh[k]]) for k, v in self._tensors.items()}
+            self._state.extend(state)
+        self.rows = self.rows + rows
+
+    def _fresh(self, rows: list[int]) -> dict[str, Tensor]:
+        job, config, device, count = self._job, self._model.config, self._device, len(rows)
+        forced = torch.full((count, max(1, self._prefix_width)), config.pad_id)
+        for n, row in enumerate(rows):
+            for t, token in enumerate(job.prefixes[row]):
+                forced[n, t] = int(token)
+        tensors = {
+            "tokens": torch.full((count,), config.start_id),
+            "positions": torch.zeros(count, dtype=torch.int64),
+            "limits": torch.tensor([job.limits[row] for row in rows]),
+            "keys": torch.tensor([job.keys[row] for row in rows], dtype=torch.int64),
+            "forced": forced,
+            "prefix_lengths": torch.tensor([len(job.prefixes[row]) for row in rows]),
+            # The last column takes what finished rows go on writing.
+            "written": torch.full((count, self._width + 1), config.pad_id),
+            "log_probs": torch.zeros(count),
+            "going": torch.ones(count, dtype=torch.bool),
+        }
+        return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+    def step(self) -> None:
+        """Every row writes one token."""
+        held, config = self._tensors, self._model.config
+        going, positions = held["going"], held["positions"]
+        assert self._state is not None
+        logits = self._model.project(self._model.step(held["tokens"], self._state)).float()
+        forbid_special(logits, config)
+        tokens = choose(logits, self._mode, held["keys"], positions)
+        is_forced = None
+        if self._prefix_width:
+            is_forced = positions < held["prefix_lengths"]
+            column = positions.clamp(max=self._prefix_width - 1)[:, None]
+            prefix = held["forced"].gather(1, column).squeeze(1)
+        if self._job.log_probs:
+            chosen = logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(1)
+            counts = going if is_forced is None else going & ~is_forced
+            held["log_probs"] += torch.where(counts, chosen, 0.0)
+        if is_forced is not None:
+            tokens = torch.where(is_forced, prefix, tokens)
+        column = torch.where(going, positions, self._width)
+        held["written"].scatter_(1, column[:, None], tokens[:, None])
+        positions += 1
+        going &= (tokens != config.eos_id) & (positions < held["limits"])
+        held["tokens"] = tokens
+        self._steps += 1
+
+
+def forbid_special(scores: Tensor, config: object) -> None:
+    """Make pad and start impossible, in place: neither is ever a target."""
+    scores[:, config.pad_id] = -torch.inf  # type: ignore[attr-defined]
+    scores[:, config.start_id] = -torch.inf  # type: ignore[attr-defined]
+
+
+def choose(logits: Tensor, mode: Greedy | Sample, keys: Tensor, positions: Tensor) -> Tensor:
+    """Next tokens ``[N]``; sampling inverts the cumulative distribution at a keyed uniform."""
+    if isinstance(mode, Greedy):
+        return logits.argmax(1)
+    k = min(mode.top_k or logits.shape[1], logits.shape[1])
+    top, ids = logits.topk(k, dim=1)
+    cumulative = (top / mode.temperature).double().softmax(1).cumsum(1)
+    u = uniform(mode.seed, keys, positions)[:, None] * cumulative[:, -1:]
+    rank = torch.searchsorted(cumulative, u, right=True).clamp_(max=k - 1)
+    return ids.gather(1, rank).squeeze(1)

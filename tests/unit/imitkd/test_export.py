@@ -1,0 +1,70 @@
+"""Models handed to other libraries compute what they compute here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from seq2seq.batch import length_mask, pad_sequences
+from seq2seq.decoding import Greedy, LengthLimit, generate
+from seq2seq.transformer import Transformer
+from tests.builders import sentences, tiny_model
+
+V = 31
+SOURCES = sentences(3, [5, 2, 9, 3, 7], V)  # a lone end symbol is no source for CTranslate2
+SHAPES = [("pre", "relu"), ("post", "gelu"), ("pre", "swish")]
+
+
+def model_of(norm: str, activation: str) -> Transformer:
+    """It writes neither pad nor start, which other libraries do not forbid."""
+    model = tiny_model(
+        3,
+        vocab_size=V,
+        norm=norm,
+        activation=activation,
+        encoder_layers=3,
+        end_bias=2.0 if norm == "pre" else 0.0,
+    )
+    with torch.no_grad():
+        model.logit_bias[[0, 3]] = -50.0
+    return model
+
+
+@pytest.mark.parametrize(("norm", "activation"), SHAPES)
+def test_transformers_computes_the_same_logits(norm: str, activation: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    from imitkd.export import huggingface
+
+    model = model_of(norm, activation)
+    values = huggingface.configuration(model.config)
+    config = transformers.AutoConfig.for_model(values.pop("model_type"), **values)
+    peer = transformers.AutoModelForSeq2SeqLM.from_config(config).eval()
+    assert type(peer).__name__ == values["architectures"][0]
+    peer.load_state_dict(huggingface.state(model))
+    source, lengths = pad_sequences(SOURCES, 0)
+    inputs = torch.randint(4, V, (len(SOURCES), 6), generator=torch.Generator().manual_seed(1))
+    inputs[:, 0] = 3
+    with torch.no_grad():
+        expected = model(source, lengths, inputs)
+        mask = length_mask(lengths, source.shape[1]).long()
+        found = peer(input_ids=source, attention_mask=mask, decoder_input_ids=inputs).logits
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("norm", "activation"), SHAPES)
+def test_ctranslate2_writes_the_same(norm: str, activation: str, tmp_path: Path) -> None:
+    ctranslate2 = pytest.importorskip("ctranslate2")
+    from imitkd.export import ctranslate2 as export
+
+    model = model_of(norm, activation)
+    tokens = [f"piece{i}" for i in range(V)]
+    export.save(model, tokens, tmp_path)
+    peer = ctranslate2.Translator(str(tmp_path), compute_type="float32")
+    found = peer.translate_batch(
+        [[tokens[i] for i in source] for source in SOURCES], beam_size=1, max_decoding_length=20
+    )
+    ours = generate(model, SOURCES, Greedy(), limit=LengthLimit(0.0, 20, 20))
+    for result, (h,) in zip(found, ours, strict=True):
+        assert result.hypotheses[0] == [tokens[i] for i in h.ids if i != 1]
