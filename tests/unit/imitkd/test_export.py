@@ -63,7 +63,10 @@ def test_ctranslate2_writes_the_same(norm: str, activation: str, tmp_path: Path)
     export.save(model, tokens, tmp_path)
     peer = ctranslate2.Translator(str(tmp_path), compute_type="float32")
     found = peer.translate_batch(
-        [[tokens[i] for i in source] for source in SOURCES], beam_size=1, max_decoding_length=20
+        [[tokens[i] for i in source] for source in SOURCES],
+        beam_size=1,
+        min_decoding_length=0,
+        max_decoding_length=20,
     )
     ours = generate(model, SOURCES, Greedy(), limit=LengthLimit(0.0, 20, 20))
     for result, (h,) in zip(found, ours, strict=True):
