@@ -56,10 +56,32 @@ def assemble(
     Raises:
         ValueError: the shards are of different batches or versions, or out of order.
     """
+    _check(shards)
+    return _joined(shards, pad_id, device)
+
+
+def assemble_each(
+    shards: Sequence[ScoredShard], pad_id: int, device: torch.device | str
+) -> list[TrainingBatch]:
+    """Each shard of one batch by itself, for gradients that are added up.
+
+    Raises:
+        ValueError: see :func:`assemble`.
+    """
+    _check(shards)
+    return [_joined([shard], pad_id, device) for shard in shards]
+
+
+def _check(shards: Sequence[ScoredShard]) -> None:
     first = shards[0]
     found = [(s.batch, s.version, s.shard) for s in shards]
     if found != [(first.batch, first.version, j) for j in range(len(shards))]:
         raise ValueError(f"shards do not make up one batch: (batch, version, shard) are {found}")
+
+
+def _joined(
+    shards: Sequence[ScoredShard], pad_id: int, device: torch.device | str
+) -> TrainingBatch:
     sources = [row for s in shards for row in s.sources.rows()]
     source_BS, source_lengths_B = pad_sequences(sources, pad_id, device)
     targets = [row for s in shards for row in s.targets.rows()]

@@ -17,6 +17,7 @@ from seq2seq.errors import UserError
 from seq2seq.model import describe
 
 Method = Literal["vanilla", "word-kd", "imitkd", "imitkd-full"]
+Precision = Literal["fp32", "bf16"]
 IMITATION: tuple[Method, ...] = ("imitkd", "imitkd-full")
 
 
@@ -128,11 +129,17 @@ class RolloutConfig(_Section):
 
 
 class BatchConfig(_Section):
-    """A batch is bounded by sentences, padded tokens, or both, and cut into shards."""
+    """A batch is bounded by sentences, padded tokens, or both, and cut into shards.
+
+    Attributes:
+        accumulate: learn shard by shard and add up the gradients: the same step (dropout's masks
+            aside) in the memory of one shard.
+    """
 
     sentences: int | None = Field(None, ge=1)
     tokens: int | None = Field(None, ge=1)
     shards: int = Field(1, ge=1)
+    accumulate: bool = False
 
     @model_validator(mode="after")
     def _bounded(self) -> BatchConfig:
@@ -208,6 +215,8 @@ class RunConfig(_Section):
         deterministic: only kernels that repeat bit by bit. The same losses come out of every
             runtime and number of workers where the teacher is served deterministically too.
         workers: rollout actors; what is trained does not depend on their number.
+        precision: of the learner's products, ``fp32`` or ``bf16``; for GPUs, on a CPU of this size
+            bf16 is the slower one.
         worker_threads, learner_threads: pinned, since results depend on them.
         checkpoint_every: steps between two checkpoints.
     """
@@ -217,6 +226,7 @@ class RunConfig(_Section):
     seed: int = Field(1, ge=0)
     runtime: Literal["ray", "inline"] = "ray"
     device: str = "cpu"
+    precision: Precision = "fp32"
     deterministic: bool = False
     workers: int = Field(1, ge=1)
     worker_threads: int = Field(1, ge=1)

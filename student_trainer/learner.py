@@ -14,7 +14,7 @@ from seq2seq.decoding import LengthLimit
 from seq2seq.errors import UserError
 from seq2seq.model import Seq2SeqModel
 from seq2seq.vocabulary import Vocabulary
-from student_trainer.assembly import assemble
+from student_trainer.assembly import assemble, assemble_each
 from student_trainer.config import RunConfig
 from student_trainer.determinism import compute
 from student_trainer.evaluation import evaluate
@@ -71,13 +71,28 @@ class Learner:
             raise ValueError(f"batch {shards[0].batch} came, batch {self.steps_done} is next")
         config, step = self._config, self.steps_done + 1
         with compute(config.learner_threads, config.deterministic):
-            batch = assemble(shards, self._vocabulary.pad_id, config.device)
+            pad_id, device = self._vocabulary.pad_id, config.device
+            if config.batch.accumulate:
+                parts = assemble_each(shards, pad_id, device)
+            else:
+                parts = [assemble(shards, pad_id, device)]
+            positions = sum(part.positions for part in parts)
             self._model.train()
             self._model.dropout_source.begin_step(config.seed, step)
             if config.device != "cpu":
                 torch.manual_seed(config.seed * 1_000_003 + step)
             self._optimiser.zero_grad(set_to_none=True)
-            loss = backward(self._model, batch, config.method, config.loss)
+            loss = sum(
+                backward(
+                    self._model,
+                    part,
+                    config.method,
+                    config.loss,
+                    positions=positions,
+                    precision=config.precision,
+                )
+                for part in parts
+            )
             norm = float(
                 torch.nn.utils.clip_grad_norm_(self._model.parameters(), config.optimiser.clip)
             )
@@ -103,9 +118,9 @@ class Learner:
             gradient_norm=norm,
             learning_rate=rate,
             sentences=sentences,
-            positions=batch.positions,
+            positions=positions,
             scored_sentences=sum(s.scored_sentences for s in labelled),
-            scored_positions=batch.scored_positions,
+            scored_positions=sum(part.scored_positions for part in parts),
             student_share=sum(int(s.from_student.sum()) for s in shards) / sentences,
             generate_s=sum(s.generate_s for s in shards),
             score_s=sum(s.score_s for s in shards),

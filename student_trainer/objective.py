@@ -11,7 +11,7 @@ from torch import Tensor
 from seq2seq.batch import decoder_inputs
 from seq2seq.model import Seq2SeqModel
 from student_trainer.assembly import TrainingBatch
-from student_trainer.config import LossConfig, Method
+from student_trainer.config import LossConfig, Method, Precision
 from student_trainer.fused_losses import full_loss_top_k_out, reference_loss_out
 from student_trainer.losses import full_loss_top_k, reference_loss
 
@@ -25,6 +25,8 @@ def backward(
     loss: LossConfig,
     chunk: int = CHUNK_POSITIONS,
     *,
+    positions: int | None = None,
+    precision: Precision = "fp32",
     fused: bool = True,
 ) -> float:
     """Add the gradients of the batch's mean loss to the model's parameters; return that loss.
@@ -33,20 +35,28 @@ def backward(
     the hidden states at once, then the sum flows through decoder and encoder.
 
     Args:
+        positions: what the sum of the losses is divided by, where this is a part of a larger batch;
+            its own positions otherwise.
+        precision: ``bf16`` for the products of forward and backward; losses, gradients of
+            parameters and the parameters themselves stay float32.
         fused: gradients of the losses from :mod:`student_trainer.fused_losses`; else from autograd,
             which gives the same and costs more.
     """
-    encoded = model.encode(batch.source_BS, batch.source_lengths_B)
-    hidden_BTD = model.decode(encoded, decoder_inputs(batch.target_BT, model.config.start_id))
+    narrow = precision == "bf16"
+    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=narrow):
+        encoded = model.encode(batch.source_BS, batch.source_lengths_B)
+        hidden_BTD = model.decode(encoded, decoder_inputs(batch.target_BT, model.config.start_id))
     hidden_PD = hidden_BTD.flatten(0, 1).index_select(0, batch.index_P)
+    if narrow:
+        hidden_PD = hidden_PD.bfloat16()
     gradient_PD = torch.empty_like(hidden_PD)
     total = torch.zeros((), dtype=torch.float64, device=hidden_PD.device)
     differentiate = _Fused(model, hidden_PD, chunk) if fused else _Autograd(model)
     for piece in _pieces(batch, method, loss, chunk):
-        part, scale = piece.part, 1 / batch.positions
+        part, scale = piece.part, 1 / (positions or batch.positions)
         total += differentiate(hidden_PD[part], piece, scale, gradient_PD[part]).sum().double()
     hidden_PD.backward(gradient_PD)
-    return float(total) / batch.positions
+    return float(total) / (positions or batch.positions)
 
 
 @dataclass(frozen=True)
@@ -101,7 +111,9 @@ class _Autograd:
 
     def __call__(self, hidden_ND: Tensor, piece: _Piece, scale: float, out_ND: Tensor) -> Tensor:
         hidden: Tensor = hidden_ND.detach().requires_grad_()
-        losses = piece.losses(self._model.project(hidden))
+        weight, bias = self._model.output_projection()
+        logits = (hidden @ weight.to(hidden.dtype).t()).to(bias.dtype) + bias
+        losses = piece.losses(logits)
         (losses.sum() * scale).backward()
         assert hidden.grad is not None
         out_ND.copy_(hidden.grad)

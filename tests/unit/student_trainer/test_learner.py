@@ -104,6 +104,25 @@ def test_a_step_reports_what_it_did(learner_of, batches):
     assert report.learning_rate == pytest.approx(0.005), "half way through the warm-up"
 
 
+def test_shard_by_shard_is_the_same_step(learner_of, batches):
+    found = []
+    for accumulate in (False, True):
+        learner = learner_of(
+            f"{accumulate}", batch={"accumulate": accumulate}, model={"dropout": 0.0}
+        )
+        found.append([learner.step(batches(i)) for i in range(3)])
+    for whole, summed in zip(*found, strict=True):
+        assert summed.loss == pytest.approx(whole.loss, rel=1e-6)
+        assert summed.gradient_norm == pytest.approx(whole.gradient_norm, rel=1e-4)
+        assert summed.positions == whole.positions
+
+
+def test_shard_by_shard_refuses_what_is_no_whole_batch(learner_of, batches):
+    learner = learner_of(batch={"accumulate": True})
+    with pytest.raises(ValueError, match="do not make up one batch"):
+        learner.step(batches(0)[1:])
+
+
 def test_the_loss_does_not_depend_on_how_a_batch_is_cut(config_of, learner_of, batches):
     def losses(shards: int) -> list[float]:
         model = {"dropout": 0.0}
@@ -264,9 +283,9 @@ def test_kernels_and_threads_are_pinned_within_a_step_only(
 
     seen, backward = [], learner_module.backward
 
-    def watched(*arguments: Any) -> float:
+    def watched(*arguments: Any, **settings: Any) -> float:
         seen.append(now())
-        return backward(*arguments)
+        return backward(*arguments, **settings)
 
     monkeypatch.setattr(learner_module, "backward", watched)
     before = now()

@@ -411,6 +411,21 @@ def test_gradients_equal_autograd_over_all_logits() -> None:
     assert close(slopes, expected)
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_bf16_products_stay_near_float32(fused: bool) -> None:
+    config = configured("imitkd-full", top_k=3)
+    model = student().float()
+    batch = batch_of(written(config, model, 0.5))
+    exact, slopes = gradients(model, batch, config)
+    model.zero_grad(set_to_none=True)
+    loss = backward(model, batch, config.method, config.loss, precision="bf16", fused=fused)
+    assert loss == pytest.approx(exact, rel=0.02) and loss != exact
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.dtype == torch.float32
+        error = (parameter.grad - slopes[name]).norm() / slopes[name].norm()
+        assert error < 0.2, name
+
+
 def test_gradients_are_added_to_what_is_there() -> None:
     config, model = configured("vanilla"), student()
     batch = batch_of([shard(TARGETS)])
