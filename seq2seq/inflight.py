@@ -195,9 +195,11 @@ def choose(logits: Tensor, mode: Greedy | Sample, keys: Tensor, positions: Tenso
     """Next tokens ``[N]``; sampling inverts the cumulative distribution at a keyed uniform."""
     if isinstance(mode, Greedy):
         return logits.argmax(1)
-    k = min(mode.top_k or logits.shape[1], logits.shape[1])
-    top, ids = logits.topk(k, dim=1)
-    cumulative = (top / mode.temperature).double().softmax(1).cumsum(1)
+    ids = None
+    if 0 < mode.top_k < logits.shape[1]:
+        logits, ids = logits.topk(mode.top_k, dim=1)
+    cumulative = (logits / mode.temperature).double().softmax(1).cumsum(1)
     u = uniform(mode.seed, keys, positions)[:, None] * cumulative[:, -1:]
-    rank = torch.searchsorted(cumulative, u, right=True).clamp_(max=k - 1)
-    return ids.gather(1, rank).squeeze(1)
+    place = torch.searchsorted(cumulative, u, right=True).clamp_(max=logits.shape[1] - 1)
+    # All ids stay in their own order: the distribution is the same and nothing is sorted.
+    return (place if ids is None else ids.gather(1, place)).squeeze(1)
