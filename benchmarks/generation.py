@@ -26,7 +26,7 @@ from imitkd.export import huggingface
 from imitkd.shipped import shipped
 from seq2seq.batch import length_mask, pad_sequences
 from seq2seq.checkpoint import load_model_directory
-from seq2seq.data import read_split
+from seq2seq.corpus import read_split
 from seq2seq.decoding import Beam, Greedy, LengthLimit, generate
 from seq2seq.transformer import Transformer
 from seq2seq.translation import encode_sources
@@ -76,7 +76,9 @@ def measure(quick: bool) -> Result:
                 },
             }
             median = {peer: statistics.median(found) for peer, found in times.items()}
-            detail[name]["ids_per_s"] = {peer: ids / t for peer, t in median.items()}
+            detail[name]["ids_per_s"] = {
+                peer: sum(map(len, outputs[peer])) / t for peer, t in median.items()
+            }
             for peer in ("transformers", "ctranslate2"):
                 figures[_name(beams, peer)] = Figure(
                     median[peer] / median["ours"], "ratio", _GOALS.get(_name(beams, peer))

@@ -24,7 +24,7 @@ from rich.table import Table
 from imitkd.serving import serve_arguments, serving
 from imitkd.shipped import shipped
 from seq2seq.checkpoint import atomic_file
-from seq2seq.data import read_split
+from seq2seq.corpus import read_split
 from seq2seq.errors import UserError
 
 CORPUS = "ui-strings-en-de"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from seq2seq.checkpoint import WEIGHTS_FILE, atomic_file, load_model_directory
-from seq2seq.data import read_split
+from seq2seq.corpus import read_split
 from seq2seq.decoding import Beam, Greedy
 from seq2seq.errors import UserError
 from seq2seq.threads import threads as pinned

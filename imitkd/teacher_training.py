@@ -13,7 +13,7 @@ from rich.console import Console
 from imitkd.corpora import CorpusInfo, read_info
 from imitkd.scoring import evaluate_directory
 from seq2seq.checkpoint import CARD_FILE, atomic_directory
-from seq2seq.data import read_split
+from seq2seq.corpus import read_split
 from seq2seq.errors import UserError
 from student_trainer.config import RunConfig, load_config
 from student_trainer.training import train

@@ -6,12 +6,8 @@ import torch
 from torch import Tensor
 
 from seq2seq.batch import pad_sequences
-from seq2seq.inflight import forbid_special
-from seq2seq.model import Seq2SeqModel
-from seq2seq.modes import Beam, Job
-
-# ids, log-probability, finished
-Found = tuple[list[int], float, bool]
+from seq2seq.model import Seq2SeqModel, forbid_special
+from seq2seq.modes import Beam, Found, Job
 
 
 class _Row:

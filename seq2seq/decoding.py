@@ -62,10 +62,17 @@ def generate(
         keys: per source, the identity its sampling noise is drawn from; its index by default.
         log_probs: whether hypotheses need theirs; without, those of greedy and sampled ones are 0.
 
+    Raises:
+        ValueError: a source without ids, or no rows allowed.
+
     Returns:
         For each source in input order its hypotheses, best first: ``n_best`` for beam search (fewer
         only where prefix and limit leave no more), one otherwise.
     """
+    if batch_rows is not None and batch_rows < 1:
+        raise ValueError(f"batch_rows {batch_rows} must be at least 1")
+    if any(len(source) == 0 for source in sources):
+        raise ValueError("a source has no ids; even an empty text has its end symbol")
     limit = limit or LengthLimit()
     cap = model.config.max_target_length
     results: list[list[Hypothesis]] = [[] for _ in sources]

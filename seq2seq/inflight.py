@@ -10,18 +10,18 @@ from __future__ import annotations
 
 from collections import deque
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from seq2seq.batch import pad_sequences
-from seq2seq.model import DecoderState, Seq2SeqModel
-from seq2seq.modes import Greedy, Job, Sample
-from seq2seq.noise import uniform
+from seq2seq.model import DecoderState, Seq2SeqModel, forbid_special
+from seq2seq.modes import Found, Greedy, Job, Sample
+from seq2seq.noise import uniform_array
 
-# ids, log-probability, finished
-Found = tuple[list[int], float, bool]
-
-IDLE_SHARE = 4
+# Finished rows that are put up with before the others move together.
+IDLE_SHARE = 0.25
 # Whether rows are finished is known on the device; asking there makes the host wait.
 STEPS_BETWEEN_LOOKS = {"cpu": 1}
 STEPS_BETWEEN_LOOKS_ELSEWHERE = 4
@@ -80,6 +80,8 @@ class _Batch:
         every = STEPS_BETWEEN_LOOKS.get(self._device.type, STEPS_BETWEEN_LOOKS_ELSEWHERE)
         self._every, self._steps = every, 0
         self.rows: list[int] = []
+        # Known here as well as on the device, which need not be asked for them.
+        self._keys = self._positions = np.zeros(0, dtype=np.int64)
         self._state: DecoderState | None = None
         self._tensors: dict[str, Tensor] = {}
 
@@ -90,7 +92,7 @@ class _Batch:
         if self._steps % self._every:
             return False
         going = int(self._tensors["going"].sum())
-        return (len(self.rows) - going) * IDLE_SHARE >= len(self.rows)
+        return len(self.rows) - going >= IDLE_SHARE * len(self.rows)
 
     def collect(self) -> list[tuple[int, Found]]:
         """Take finished rows out."""
@@ -106,6 +108,7 @@ class _Batch:
         ]
         keep = [n for n, goes in enumerate(going) if goes]
         self.rows = [self.rows[n] for n in keep]
+        self._keys, self._positions = self._keys[keep], self._positions[keep]
         if keep:
             index = torch.tensor(keep, device=self._device)
             self._tensors = {name: tensor[index] for name, tensor in held.items()}
@@ -137,20 +140,20 @@ class _Batch:
             self._tensors = {k: torch.cat([v, fresh[k]]) for k, v in self._tensors.items()}
             self._state.extend(state)
         self.rows = self.rows + rows
+        keys = np.array([self._job.keys[row] for row in rows], dtype=np.int64)
+        self._keys = np.concatenate([self._keys, keys])
+        self._positions = np.concatenate([self._positions, np.zeros_like(keys)])
 
     def _fresh(self, rows: list[int]) -> dict[str, Tensor]:
         job, config, device, count = self._job, self._model.config, self._device, len(rows)
-        forced = torch.full((count, max(1, self._prefix_width)), config.pad_id)
-        for n, row in enumerate(rows):
-            for t, token in enumerate(job.prefixes[row]):
-                forced[n, t] = int(token)
+        forced, prefix_lengths = pad_sequences([job.prefixes[row] for row in rows], config.pad_id)
+        forced = functional.pad(forced, (0, max(1, self._prefix_width) - forced.shape[1]))
         tensors = {
             "tokens": torch.full((count,), config.start_id),
             "positions": torch.zeros(count, dtype=torch.int64),
             "limits": torch.tensor([job.limits[row] for row in rows]),
-            "keys": torch.tensor([job.keys[row] for row in rows], dtype=torch.int64),
             "forced": forced,
-            "prefix_lengths": torch.tensor([len(job.prefixes[row]) for row in rows]),
+            "prefix_lengths": prefix_lengths,
             # The last column takes what finished rows go on writing.
             "written": torch.full((count, self._width + 1), config.pad_id),
             "log_probs": torch.zeros(count),
@@ -165,7 +168,7 @@ class _Batch:
         assert self._state is not None
         logits = self._model.project(self._model.step(held["tokens"], self._state)).float()
         forbid_special(logits, config)
-        tokens = choose(logits, self._mode, held["keys"], positions)
+        tokens = choose(logits, self._mode, self._noise())
         is_forced = None
         if self._prefix_width:
             is_forced = positions < held["prefix_lengths"]
@@ -182,24 +185,27 @@ class _Batch:
         positions += 1
         going &= (tokens != config.eos_id) & (positions < held["limits"])
         held["tokens"] = tokens
+        self._positions += 1
         self._steps += 1
 
+    def _noise(self) -> Tensor | None:
+        """float64 ``[N]`` in [0, 1), by seed, key and position."""
+        if isinstance(self._mode, Greedy):
+            return None
+        numbers = uniform_array(self._mode.seed, self._keys, self._positions)
+        return torch.from_numpy(numbers).to(self._device)
 
-def forbid_special(scores: Tensor, config: object) -> None:
-    """Make pad and start impossible, in place: neither is ever a target."""
-    scores[:, config.pad_id] = -torch.inf  # type: ignore[attr-defined]
-    scores[:, config.start_id] = -torch.inf  # type: ignore[attr-defined]
 
-
-def choose(logits: Tensor, mode: Greedy | Sample, keys: Tensor, positions: Tensor) -> Tensor:
-    """Next tokens ``[N]``; sampling inverts the cumulative distribution at a keyed uniform."""
+def choose(logits: Tensor, mode: Greedy | Sample, u: Tensor | None) -> Tensor:
+    """Next tokens ``[N]``; sampling inverts the cumulative distribution at ``u [N]`` in [0, 1)."""
     if isinstance(mode, Greedy):
         return logits.argmax(1)
+    assert u is not None
     ids = None
     if 0 < mode.top_k < logits.shape[1]:
         logits, ids = logits.topk(mode.top_k, dim=1)
     cumulative = (logits / mode.temperature).double().softmax(1).cumsum(1)
-    u = uniform(mode.seed, keys, positions)[:, None] * cumulative[:, -1:]
-    place = torch.searchsorted(cumulative, u, right=True).clamp_(max=logits.shape[1] - 1)
-    # All ids stay in their own order: the distribution is the same and nothing is sorted.
+    place = torch.searchsorted(cumulative, u[:, None] * cumulative[:, -1:], right=True)
+    place.clamp_(max=logits.shape[1] - 1)
+    # Without a top-k all ids stay in their own order: nothing needs to be sorted.
     return (place if ids is None else ids.gather(1, place)).squeeze(1)

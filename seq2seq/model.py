@@ -45,7 +45,7 @@ class DecoderState(ABC):
 
     @abstractmethod
     def keep_sources(self, index_B: Tensor) -> None:
-        """Keep only these sources (int64, ascending) with all their hypotheses."""
+        """Keep only these sources (int64, ascending, at least one) with all their hypotheses."""
 
     @abstractmethod
     def reorder(self, index_N: Tensor) -> None:
@@ -99,6 +99,12 @@ class Seq2SeqModel(nn.Module, ABC):
     def parameter_count(self) -> int:
         """Number of trainable numbers; shared ones count once."""
         return sum(p.numel() for p in self.parameters())
+
+
+def forbid_special(scores: Tensor, config: Any) -> None:
+    """Make pad and start impossible ``[N, V]``, in place: neither is ever a target."""
+    scores[:, config.pad_id] = -torch.inf
+    scores[:, config.start_id] = -torch.inf
 
 
 def build_model(config: dict[str, Any]) -> Seq2SeqModel:

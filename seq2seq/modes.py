@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 
 from seq2seq.batch import Ids
 
+# What a decoder finds for a source: ids, log-probability, whether the end symbol was written.
+Found = tuple[list[int], float, bool]
+
 
 @dataclass(frozen=True)
 class Greedy:

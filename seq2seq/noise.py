@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
-from torch import Tensor
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -29,9 +27,3 @@ def keyed(seed: int, *keys: np.ndarray | int) -> np.ndarray:
 def uniform_array(seed: int, *keys: np.ndarray | int) -> np.ndarray:
     """float64 in [0, 1), one for each key."""
     return (keyed(seed, *keys) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def uniform(seed: int, keys: Tensor, positions: Tensor) -> Tensor:
-    """float64 ``[N]`` in [0, 1) for int64 keys and positions ``[N]``, on the keys' device."""
-    numbers = uniform_array(seed, keys.cpu().numpy(), positions.cpu().numpy())
-    return torch.from_numpy(numbers).to(keys.device)

@@ -46,7 +46,9 @@ class Memory:
         scores = torch.matmul(q * q.shape[-1] ** -0.5, keys)
         if mask is not None:
             scores += mask
-        return torch.matmul(scores.softmax(-1), values)
+        # In half precision the softmax is made in float32: it would lose too much.
+        wide = torch.promote_types(scores.dtype, torch.float32)
+        return torch.matmul(scores.softmax(-1, dtype=wide).to(values.dtype), values)
 
     def select(self, index: Tensor, length: int | None = None) -> Memory:
         """Rows ``index``, cut to ``length``."""
@@ -54,6 +56,11 @@ class Memory:
             self.keys[..., :length].index_select(0, index),
             self.values[:, :, :length].index_select(0, index),
         )
+
+    def widened(self, columns: int) -> Memory:
+        """Room for more positions, all zeros."""
+        pad = torch.nn.functional.pad
+        return Memory(pad(self.keys, (0, columns)), pad(self.values, (0, 0, 0, columns)))
 
     def joined(self, other: Memory) -> Memory:
         """Both one under the other; the shorter is padded with zeros."""
@@ -101,17 +108,12 @@ class TransformerState(DecoderState):
     def begin_step(self, table: Tensor) -> Tensor:
         """Rows of a position table ``[length, D]`` for the tokens about to be read."""
         if self.position == self.own[0].length:
-            nobody = self.own[0].keys[:0], self.own[0].values[:0]
-            wider = Memory(
-                torch.nn.functional.pad(nobody[0], (0, CAPACITY_STEP)),
-                torch.nn.functional.pad(nobody[1], (0, 0, 0, CAPACITY_STEP)),
-            )
-            self.own = [memory.joined(wider) for memory in self.own]
+            self.own = [memory.widened(CAPACITY_STEP) for memory in self.own]
+        # A finished hypothesis may run past the table before it leaves.
         if self._positions_N is None:
-            return table[self.position]
+            return table[min(self.position, len(table) - 1)]
         read = torch.arange(self.position + 1, device=table.device)
         self.own_mask = _additive(read <= self._positions_N[:, None], table)
-        # A finished hypothesis may run past the table before it leaves.
         return table[self._positions_N.clamp(max=len(table) - 1)][:, None, :]
 
     def end_step(self) -> None:
@@ -151,8 +153,10 @@ class TransformerState(DecoderState):
         self.cross = [memory.select(index_B, width) for memory in self.cross]
         beams = torch.arange(self.beams, device=index_B.device)
         index_N = (index_B[:, None] * self.beams + beams).flatten()
-        self.own = [memory.select(index_N) for memory in self.own]
-        self._set(positions.index_select(0, index_N))
+        positions = positions.index_select(0, index_N)
+        steps = -(-max(1, int(positions.max())) // CAPACITY_STEP)
+        self.own = [memory.select(index_N, steps * CAPACITY_STEP) for memory in self.own]
+        self._set(positions)
 
     def reorder(self, index_N: Tensor) -> None:
         if index_N.device.type != "cpu":

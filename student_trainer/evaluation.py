@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from seq2seq.batch import decoder_inputs, packed_index, pad_sequences
-from seq2seq.data import Example
+from seq2seq.corpus import Example
 from seq2seq.decoding import Beam, Greedy, LengthLimit
 from seq2seq.metrics import Scores, score_translations
 from seq2seq.model import Seq2SeqModel

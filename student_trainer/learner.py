@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from seq2seq.checkpoint import save_model_directory
-from seq2seq.data import Example
+from seq2seq.corpus import Example
 from seq2seq.decoding import LengthLimit
 from seq2seq.errors import UserError
 from seq2seq.model import Seq2SeqModel

@@ -14,7 +14,8 @@ from seq2seq.checkpoint import (
     check_device,
     load_model_directory,
 )
-from seq2seq.data import BatchPlan, Example, Segmentation, TokenizedSplit, read_split
+from seq2seq.corpus import Example, read_split
+from seq2seq.data import BatchPlan, Segmentation, TokenizedSplit
 from seq2seq.errors import UserError
 from seq2seq.model import Seq2SeqModel, build_model
 from seq2seq.vocabulary import Vocabulary

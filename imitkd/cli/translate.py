@@ -37,6 +37,6 @@ def translate(
     longest = directory.model.config.max_source_length
     for first, texts in read_lines(sys.stdin.buffer, batch):
         sources = encode_lines(directory.vocabulary, texts, first, longest)
-        for hypotheses in generate(directory.model, sources, mode):
+        for hypotheses in generate(directory.model, sources, mode, log_probs=False):
             print(directory.vocabulary.decode(hypotheses[0].ids))
         sys.stdout.flush()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from imitkd.corpora.own_files import OwnFiles, TextFiles
 from imitkd.corpora.registry import CorpusEntry, Fetching, list_corpora, prepare
 from imitkd.corpora.store import CorpusInfo, read_info
-from seq2seq.data import Example, read_split
+from seq2seq.corpus import Example, read_split
 
 __all__ = [
     "CorpusEntry",

@@ -9,7 +9,7 @@ from imitkd.corpora.cleaning import leak_key
 from imitkd.corpora.download import Retry, download
 from imitkd.corpora.reading import read_aligned
 from imitkd.corpora.store import CorpusInfo, file_sha256, fingerprint_of, overlap_note
-from seq2seq.data import Example
+from seq2seq.corpus import Example
 from seq2seq.errors import UserError
 
 BASE_URL = "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw"

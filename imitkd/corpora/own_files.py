@@ -10,7 +10,7 @@ from imitkd.corpora.cleaning import leak_key
 from imitkd.corpora.reading import read_aligned, read_table
 from imitkd.corpora.splitting import split_held_out
 from imitkd.corpora.store import CorpusInfo, file_sha256, fingerprint_of, overlap_note
-from seq2seq.data import Example
+from seq2seq.corpus import Example
 from seq2seq.errors import UserError
 
 RECIPE = 1

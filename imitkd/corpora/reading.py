@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from imitkd.corpora.cleaning import clean_text
-from seq2seq.data import Example
+from seq2seq.corpus import Example
 from seq2seq.errors import UserError
 
 _BOM = b"\xef\xbb\xbf"

@@ -11,7 +11,7 @@ from imitkd.corpora import multi30k, own_files, ui_strings
 from imitkd.corpora.download import Retry, cache_directory, pip_download
 from imitkd.corpora.own_files import OwnFiles
 from imitkd.corpora.store import CorpusInfo, check_replaceable, file_sha256, kept, write_corpus
-from seq2seq.data import Example
+from seq2seq.corpus import Example
 from seq2seq.errors import UserError
 
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 
 from imitkd.corpora.cleaning import leak_key
-from seq2seq.data import Example
+from seq2seq.corpus import Example
 
 
 def stable_hash(text: str) -> str:

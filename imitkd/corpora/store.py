@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from seq2seq.data import Example
+from seq2seq.corpus import Example
 from seq2seq.errors import UserError
 
 INFO_FILE = "corpus.json"

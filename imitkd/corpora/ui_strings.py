@@ -18,7 +18,7 @@ from typing import Any
 from imitkd.corpora.cleaning import KEY_REFERENCE, clean_text, has_prose, prose_words
 from imitkd.corpora.splitting import split_held_out
 from imitkd.corpora.store import CorpusInfo, fingerprint_of
-from seq2seq.data import Example
+from seq2seq.corpus import Example
 from seq2seq.errors import UserError
 
 REQUIREMENT = "homeassistant==2026.2.3"

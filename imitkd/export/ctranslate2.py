@@ -11,6 +11,7 @@ from ctranslate2.specs import common_spec, transformer_spec
 from torch import Tensor, nn
 
 from seq2seq.transformer import Transformer
+from seq2seq.vocabulary import UNK_ID
 
 _ACTIVATIONS = {
     "relu": common_spec.Activation.RELU,
@@ -36,7 +37,7 @@ def specification(model: Transformer, tokens: Sequence[str]) -> transformer_spec
     spec.register_target_vocabulary(list(tokens))
     spec.config.bos_token = tokens[config.start_id]
     spec.config.eos_token = tokens[config.eos_id]
-    spec.config.unk_token = tokens[2]
+    spec.config.unk_token = tokens[UNK_ID]
     spec.config.decoder_start_token = tokens[config.start_id]
     spec.config.add_source_eos = False
     embedding, scale = model.embedding.weight, config.d_model**0.5
@@ -90,12 +91,12 @@ def _set_affine(into: Any, norm: nn.Module) -> None:
 
 def _set_attention(into: Any, layer: nn.Module, name: str, block: str = "attention_block") -> None:
     attention = layer.get_submodule(name)
-    own = not hasattr(attention, "query") or attention.query is None
-    if own:
-        _set_linear(into.linear[0], attention.get_submodule("packed"))
-    else:
-        _set_linear(into.linear[0], attention.get_submodule("query"))
+    query = attention.query
+    if isinstance(query, nn.Linear):
+        _set_linear(into.linear[0], query)
         _set_linear(into.linear[1], attention.get_submodule("packed"))
+    else:
+        _set_linear(into.linear[0], attention.get_submodule("packed"))
     _set_linear(into.linear[-1], attention.get_submodule("out"))
     _set_affine(into.layer_norm, layer.get_submodule(f"{block}.norm"))
 

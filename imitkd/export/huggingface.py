@@ -31,6 +31,8 @@ def configuration(config: TransformerConfig) -> dict[str, Any]:
         "decoder_ffn_dim": config.ffn,
         "activation_function": _ACTIVATIONS[config.activation],
         "dropout": config.dropout,
+        "activation_dropout": config.dropout,
+        "attention_dropout": 0.0,
         "max_position_embeddings": max(config.max_source_length, config.max_target_length) + 1,
         "scale_embedding": True,
         "tie_word_embeddings": True,

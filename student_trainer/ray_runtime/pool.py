@@ -76,6 +76,7 @@ class WorkerPool:
         self._start = start
         self._numbers = itertools.count()
         self._failed_starts = 0
+        self._left_out: int | None = None
         self._waiting: list[tuple[int, int, int, ShardHandle]] = []
         self._tickets = itertools.count()
         self._workers = [self._new_worker() for _ in range(count)]
@@ -126,7 +127,8 @@ class WorkerPool:
     @property
     def left_out(self) -> int:
         """Training sentences longer than the student's limits: the same for every worker."""
-        return next((w.ready.left_out for w in self._workers if w.ready is not None), 0)
+        assert self._left_out is not None, "no worker was ready yet"
+        return self._left_out
 
     def close(self) -> None:
         """End all workers at once."""
@@ -167,6 +169,7 @@ class WorkerPool:
         if worker.preparing is not None and worker.preparing in ready:
             try:
                 worker.ready = value_of(worker.preparing)
+                self._left_out = worker.ready.left_out
             except RayActorError as error:
                 self._replace(worker, error)
                 return

@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from imitkd import asking
 from imitkd.cli.main import main
 from seq2seq.checkpoint import load_model_directory
-from seq2seq.data import read_split
+from seq2seq.corpus import read_split
 from student_trainer.config import make_config
 from student_trainer.learner import Learner
 from student_trainer.training import train

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from imitkd.corpora.cleaning import clean_text, has_prose, leak_key, prose_words
 from imitkd.corpora.splitting import connect, split_held_out
-from seq2seq.data import Example
+from seq2seq.corpus import Example
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from imitkd.corpora import Fetching, multi30k, prepare, read_split
 from imitkd.corpora.download import Retry, cache_directory, download
 from imitkd.corpora.store import file_sha256
-from seq2seq.data import Example
+from seq2seq.corpus import Example
 from seq2seq.errors import UserError
 
 

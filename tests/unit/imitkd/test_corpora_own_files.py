@@ -12,7 +12,7 @@ from imitkd.cli.main import main
 from imitkd.corpora import OwnFiles, TextFiles, list_corpora, prepare, read_info, read_split
 from imitkd.corpora.cleaning import leak_key
 from imitkd.corpora.store import CorpusInfo
-from seq2seq.data import Example
+from seq2seq.corpus import Example
 from seq2seq.errors import UserError
 
 

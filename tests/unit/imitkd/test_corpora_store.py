@@ -10,7 +10,7 @@ import pytest
 
 from imitkd.corpora import store
 from imitkd.corpora.store import CorpusInfo, kept, read_info, write_corpus
-from seq2seq.data import Example, read_split
+from seq2seq.corpus import Example, read_split
 from seq2seq.errors import UserError
 
 INFO = CorpusInfo("tiny", "en", "de", "CC0", "a test", ("none",), "sha256:1", ("a note",))

@@ -13,7 +13,7 @@ from imitkd.corpora import Fetching, prepare, read_split, ui_strings
 from imitkd.corpora.cleaning import leak_key
 from imitkd.corpora.download import pip_download
 from imitkd.corpora.store import file_sha256
-from seq2seq.data import Example
+from seq2seq.corpus import Example
 from seq2seq.errors import UserError
 
 Texts = dict[str, dict[str, object]]

@@ -12,7 +12,7 @@ import torch
 
 from imitkd.scoring import evaluate_directory, print_evaluation, write_evaluation
 from seq2seq.checkpoint import load_model_directory
-from seq2seq.data import Example, read_split
+from seq2seq.corpus import Example, read_split
 from seq2seq.decoding import Beam, Greedy
 from seq2seq.errors import UserError
 from seq2seq.translation import translate

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seq2seq.data import BatchPlan, Example, Segmentation, TokenizedSplit, read_split
+from seq2seq.corpus import Example, read_split
+from seq2seq.data import BatchPlan, Segmentation, TokenizedSplit
 from seq2seq.errors import UserError
 from seq2seq.vocabulary import EOS_ID, UNK_ID
 from tests.builders import tiny_text, tiny_vocabulary

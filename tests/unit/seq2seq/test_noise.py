@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
-from seq2seq.noise import keyed, mix, uniform, uniform_array
+from seq2seq.noise import keyed, mix, uniform_array
 from tests.oracles import chi_square
 
 MANY = 20_000
@@ -74,13 +73,3 @@ def test_unrelated_from_key_to_key(first: np.ndarray, second: np.ndarray) -> Non
     assert abs(np.corrcoef(first, second)[0, 1]) < 5 / MANY**0.5
     counts = np.histogram2d(first, second, bins=8, range=[[0, 1], [0, 1]])[0].flatten()
     assert abs(chi_square(counts.tolist(), [1 / 64] * 64)) < 4
-
-
-def test_tensor_form_equals_the_array_form() -> None:
-    keys = torch.tensor([4, 4, 9])
-    numbers = uniform(3, keys, torch.tensor([5, 5, 5]))
-    assert numbers.dtype == torch.float64
-    assert numbers.tolist() == uniform_array(3, keys.numpy(), 5).tolist()
-    assert numbers[0] == numbers[1] != numbers[2]
-    apart = uniform(3, keys, torch.tensor([5, 6, 7]))
-    assert apart[0] == numbers[0] and apart[1] == uniform_array(3, 4, 6)

@@ -6,7 +6,7 @@ import pytest
 import sacrebleu
 import torch
 
-from seq2seq.data import Example
+from seq2seq.corpus import Example
 from seq2seq.decoding import Beam, LengthLimit
 from seq2seq.errors import UserError
 from seq2seq.transformer import Transformer
