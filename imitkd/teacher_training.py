@@ -81,7 +81,8 @@ def _card(
         f"| {s['bleu']:.2f} | {s['chrf']:.2f} |"
         for s in scores
     ]
-    how = "until validation stopped improving" if summary["stopped_early"] else "to its last step"
+    improving = summary["best_step"] == summary["batches"]
+    how = "to its last step" if improving else "until validation stopped improving"
     return "\n".join(
         [
             f"# {config.name}",
