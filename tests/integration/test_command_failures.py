@@ -205,7 +205,7 @@ def test_teacher_score_refuses_an_over_long_sentence(imitkd: Commands, address: 
         ({}, ["seed=[1"], "override 'seed=[1': the value is not valid YAML"),
         ({}, ["seed=-1"], "seed: Input should be greater than or equal to 0 (given -1)"),
         ({}, ["method=imitkd"], "method imitkd needs a 'teacher' section"),
-        ({}, ["corpus.path=nowhere"], "nowhere/train.jsonl does not exist (splits there: none); prepare"),
+        ({}, ["corpus.path=nowhere"], "nowhere/train.jsonl does not exist (splits there: none)"),
         ({}, ["vocabulary.from=nowhere"], "no tokenizer at nowhere/tokenizer"),
         ({}, ["device=quantum"], "device 'quantum' is not usable"),
     ],

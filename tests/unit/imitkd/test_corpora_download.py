@@ -178,7 +178,7 @@ def test_multi30k_is_downloaded_and_kept(
 
     other = prepare("multi30k-en-de", tmp_path / "reverse", fetching=fetching)
     assert (other.source_language, other.target_language) == ("en", "de")
-    assert next(read_split(tmp_path / "reverse", "test")).source.startswith("dog")
+    assert read_split(tmp_path / "reverse", "test")[0].source.startswith("dog")
     stamp = (tmp_path / "out" / "corpus.json").stat().st_mtime_ns
     prepare("multi30k-de-en", tmp_path / "out", fetching=fetching)
     assert (tmp_path / "out" / "corpus.json").stat().st_mtime_ns == stamp
