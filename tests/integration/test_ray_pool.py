@@ -119,6 +119,7 @@ def test_a_death_is_made_good_by_another_worker(pool_of, tmp_path, caplog):
     def work(number: int, batch: int) -> int:
         if batch == 2 and not os.path.exists(died):
             open(died, "w").close()
+            time.sleep(0.3)  # what the process answered before leaves first
             os._exit(9)
         return batch
 
@@ -134,6 +135,7 @@ def test_a_death_is_made_good_by_another_worker(pool_of, tmp_path, caplog):
 def test_a_shard_that_kills_two_workers_is_named_and_the_others_are_done(pool_of):
     def work(number: int, batch: int) -> int:
         if batch == 3:
+            time.sleep(0.3)  # what the process answered before leaves first
             os._exit(9)
         return batch
 
