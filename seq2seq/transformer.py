@@ -222,14 +222,14 @@ class Transformer(Seq2SeqModel):
 
     def encode(self, source_BS: Tensor, lengths_B: Tensor) -> EncoderOutput:
         x = self._embed(source_BS)
-        mask = key_mask(lengths_B, source_BS.shape[1])
+        mask = _key_mask(lengths_B, source_BS.shape[1])
         for layer in self.encoder_layers:
             x = layer(x, mask)
         return EncoderOutput(self.encoder_norm(x), lengths_B)
 
     def decode(self, encoded: EncoderOutput, inputs_BT: Tensor) -> Tensor:
         x = self._embed(inputs_BT)
-        mask = key_mask(encoded.lengths_B, encoded.states_BSD.shape[1])
+        mask = _key_mask(encoded.lengths_B, encoded.states_BSD.shape[1])
         for layer in self._decoder():
             x = layer(x, *layer.cross_keys(encoded.states_BSD), mask)
         return self.decoder_norm(x)
@@ -251,7 +251,7 @@ class Transformer(Seq2SeqModel):
         return self.decoder_norm(x).squeeze(1)
 
 
-def key_mask(lengths_B: Tensor, width: int) -> Tensor:
+def _key_mask(lengths_B: Tensor, width: int) -> Tensor:
     """``[B, 1, 1, width]`` bool for attention: true where a key is real."""
     return length_mask(lengths_B, width)[:, None, None, :]
 

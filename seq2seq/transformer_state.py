@@ -90,8 +90,8 @@ class TransformerState(DecoderState):
     """
 
     def __init__(self, cross: list[Memory], lengths_B: Tensor, beams: int = 1) -> None:
-        self.cross, self._lengths_B, self.beams = cross, lengths_B, beams
-        self.cross_mask = _additive(length_mask(lengths_B, cross[0].length), cross[0].keys)
+        self.beams = beams
+        self._see(cross, lengths_B)
         keys = cross[0].keys
         rows, heads, width = len(keys) * beams, keys.shape[1], keys.shape[2]
         self.own = [
@@ -141,16 +141,16 @@ class TransformerState(DecoderState):
     def extend(self, other: DecoderState) -> None:
         assert isinstance(other, TransformerState) and other.beams == self.beams
         positions = torch.cat([self._all_positions(), other._all_positions()])
-        self._lengths_B = torch.cat([self._lengths_B, other._lengths_B])
-        self.cross = [a.joined(b) for a, b in zip(self.cross, other.cross, strict=True)]
+        cross = [a.joined(b) for a, b in zip(self.cross, other.cross, strict=True)]
+        self._see(cross, torch.cat([self._lengths_B, other._lengths_B]))
         self.own = [a.joined(b) for a, b in zip(self.own, other.own, strict=True)]
         self._set(positions)
 
     def keep_sources(self, index_B: Tensor) -> None:
         positions = self._all_positions()
-        self._lengths_B = self._lengths_B.index_select(0, index_B)
-        width = int(self._lengths_B.max())
-        self.cross = [memory.select(index_B, width) for memory in self.cross]
+        lengths_B = self._lengths_B.index_select(0, index_B)
+        width = int(lengths_B.max())
+        self._see([memory.select(index_B, width) for memory in self.cross], lengths_B)
         beams = torch.arange(self.beams, device=index_B.device)
         index_N = (index_B[:, None] * self.beams + beams).flatten()
         positions = positions.index_select(0, index_N)
@@ -181,9 +181,11 @@ class TransformerState(DecoderState):
         self.position = high
         self._positions_N = None if low == high else positions_N
         self.own_mask = None
-        self.cross_mask = _additive(
-            length_mask(self._lengths_B, self.cross[0].length), self.cross[0].keys
-        )
+
+    def _see(self, cross: list[Memory], lengths_B: Tensor) -> None:
+        """These sources, from now on."""
+        self.cross, self._lengths_B = cross, lengths_B
+        self.cross_mask = _additive(length_mask(lengths_B, cross[0].length), cross[0].keys)
 
 
 def _additive(allowed: Tensor, like: Tensor) -> Tensor | None:

@@ -42,6 +42,7 @@ def backward(
         fused: gradients of the losses from :mod:`student_trainer.fused_losses`; else from autograd,
             which gives the same and costs more.
     """
+    count = positions or batch.positions
     narrow = precision == "bf16"
     with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=narrow):
         encoded = model.encode(batch.source_BS, batch.source_lengths_B)
@@ -53,10 +54,10 @@ def backward(
     total = torch.zeros((), dtype=torch.float64, device=hidden_PD.device)
     differentiate = _Fused(model, hidden_PD, chunk) if fused else _Autograd(model)
     for piece in _pieces(batch, method, loss, chunk):
-        part, scale = piece.part, 1 / (positions or batch.positions)
-        total += differentiate(hidden_PD[part], piece, scale, gradient_PD[part]).sum().double()
+        part = piece.part
+        total += differentiate(hidden_PD[part], piece, 1 / count, gradient_PD[part]).sum().double()
     hidden_PD.backward(gradient_PD)
-    return float(total) / (positions or batch.positions)
+    return float(total) / count
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+import pytest
 import torch
 
 from seq2seq.model import Seq2SeqModel
@@ -43,6 +44,19 @@ def tiny_model(
                 parameter.add_(spread * torch.randn_like(parameter))
             model.logit_bias[EOS_ID] += end_bias
     return model.eval()
+
+
+def step_sizes(model: Seq2SeqModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by the number of hypotheses of every decoding step to come."""
+    sizes: list[int] = []
+    step = model.step
+
+    def spy(tokens: torch.Tensor, state: Any) -> torch.Tensor:
+        sizes.append(len(tokens))
+        return step(tokens, state)
+
+    monkeypatch.setattr(model, "step", spy)
+    return sizes
 
 
 def sentences(

@@ -14,7 +14,7 @@ from seq2seq.decoding import Beam, Greedy, Hypothesis, LengthLimit, Sample, gene
 from seq2seq.transformer import Transformer
 from seq2seq.vocabulary import EOS_ID, PAD_ID, START_ID
 from tests import oracles
-from tests.builders import sentences, tiny_model
+from tests.builders import sentences, step_sizes, tiny_model
 
 V = 9
 LENGTHS = [3, 7, 1, 5, 5, 2, 9, 4]
@@ -192,14 +192,7 @@ def test_pad_and_start_are_never_written(mode: Greedy | Sample | Beam) -> None:
 def test_finished_sentences_leave_the_batch_of_a_beam_search(
     model: Transformer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes: list[int] = []
-    step = model.step
-
-    def spy(tokens: torch.Tensor, state: Any) -> torch.Tensor:
-        sizes.append(len(tokens))
-        return step(tokens, state)
-
-    monkeypatch.setattr(model, "step", spy)
+    sizes = step_sizes(model, monkeypatch)
     generate(model, SOURCES, Beam(3), limit=LIMIT)
     assert sizes == sorted(sizes, reverse=True) and sizes[0] > sizes[-1]
     assert all(size % 3 == 0 for size in sizes)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,7 +12,7 @@ from seq2seq.decoding import Greedy, Hypothesis, LengthLimit, Sample, generate
 from seq2seq.inflight import IDLE_SHARE
 from seq2seq.transformer import Transformer
 from seq2seq.transformer_state import CAPACITY_STEP
-from tests.builders import sentences, tiny_model
+from tests.builders import sentences, step_sizes, tiny_model
 
 V = 13
 # Longer than the first capacity of a cache, so that caches grow while rows lag behind.
@@ -93,22 +91,9 @@ def test_sources_without_ids_and_batches_without_rows_are_refused() -> None:
         generate(lively(1), [[4, 1]], Greedy(), batch_rows=0)
 
 
-def watched(model: Transformer, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Sizes of the steps to come."""
-    sizes: list[int] = []
-    step = model.step
-
-    def spy(tokens: torch.Tensor, state: Any) -> torch.Tensor:
-        sizes.append(len(tokens))
-        return step(tokens, state)
-
-    monkeypatch.setattr(model, "step", spy)
-    return sizes
-
-
 def test_the_batch_stays_full_while_sources_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     model, sources = lively(1), sentences(3, [2, 9, 4, 1, 7, 3, 8, 5, 6, 2, 3, 10] * 4, V)
-    sizes = watched(model, monkeypatch)
+    sizes = step_sizes(model, monkeypatch)
     found = generate(model, sources, Greedy(), limit=LIMIT, batch_rows=8)
     written = sum(len(h.ids) for (h,) in found)
     longest = max(len(h.ids) for (h,) in found)
@@ -119,7 +104,7 @@ def test_the_batch_stays_full_while_sources_wait(monkeypatch: pytest.MonkeyPatch
 
 def test_finished_rows_leave_when_a_quarter_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     model, sources = lively(2), sentences(5, [3, 9, 4, 1, 7, 3, 8, 5, 6, 2], V)
-    sizes = watched(model, monkeypatch)
+    sizes = step_sizes(model, monkeypatch)
     found = generate(model, sources, Greedy(), limit=LIMIT)
     lengths = [len(h.ids) for (h,) in found]
     live = [sum(n > t for n in lengths) for t in range(max(lengths))]
@@ -130,7 +115,7 @@ def test_finished_rows_leave_when_a_quarter_is_idle(monkeypatch: pytest.MonkeyPa
 
 def test_a_source_longer_than_the_budget_is_decoded_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     model, sources = lively(3), sentences(5, [9, 8, 2, 2], V)
-    sizes = watched(model, monkeypatch)
+    sizes = step_sizes(model, monkeypatch)
     found = generate(model, sources, Greedy(), limit=LIMIT, batch_tokens=4)
     assert sizes[0] == 1 and max(sizes) == 2
     assert ids(found) == ids(generate(model, sources, Greedy(), limit=LIMIT))
