@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
-import grpc
 import numpy as np
 
 from protos.teacher.v1 import teacher_pb2 as pb
 from protos.teacher.v1 import teacher_pb2_grpc
 from teacher_service import codec, requests
+from teacher_service.channel import Credentials, open_channel
 from teacher_service.errors import (
     TeacherMismatch,
     TeacherProtocolError,
@@ -25,15 +25,6 @@ from teacher_service.errors import (
 )
 from teacher_service.requests import Ids
 from teacher_service.retrying import Retrying
-
-# A reply may be as large as the server's largest; the server bounds it, not gRPC's 4 MiB default.
-_OPTIONS = (
-    ("grpc.enable_retries", 0),
-    ("grpc.max_receive_message_length", 256 << 20),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2000),
-)
 
 
 class TeacherClient:
@@ -47,6 +38,7 @@ class TeacherClient:
         expected_fingerprint, expected_revision: ride in every request; another teacher refuses.
         token: bearer token.
         root_certificates: PEM; makes the channel TLS.
+        client_certificate, client_key: PEM, for a teacher that asks for a certificate.
         clock, sleep: injected in tests.
     """
 
@@ -61,6 +53,8 @@ class TeacherClient:
         expected_revision: str | None = None,
         token: str | None = None,
         root_certificates: bytes | None = None,
+        client_certificate: bytes | None = None,
+        client_key: bytes | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -70,12 +64,9 @@ class TeacherClient:
         self._expect = pb.ModelExpectation(
             fingerprint=expected_fingerprint or "", revision=expected_revision or ""
         )
-        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
-        if root_certificates is None:
-            self._channel = grpc.insecure_channel(address, options=_OPTIONS)
-        else:
-            credentials = grpc.ssl_channel_credentials(root_certificates)
-            self._channel = grpc.secure_channel(address, credentials, options=_OPTIONS)
+        credentials = Credentials(token, root_certificates, client_certificate, client_key)
+        self._metadata = credentials.metadata
+        self._channel = open_channel(address, credentials)
         self._stub = teacher_pb2_grpc.TeacherServiceStub(self._channel)
         self._info: codec.ModelInfo | None = None
         self._lock = threading.Lock()

@@ -80,7 +80,10 @@ class Identity:
 
 
 class Backend(Protocol):
-    """A model behind the service; its methods are called by one thread at a time."""
+    """A model behind the service; its methods are called by one thread at a time.
+
+    One that keeps encoder states may have ``encoder_cache``, a ``caches.ByteCache``.
+    """
 
     identity: Identity
 
