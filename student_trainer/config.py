@@ -118,14 +118,25 @@ class RolloutConfig(_Section):
 
     Batch i is written by version max(0, pool * floor(i / pool) - lag), a version being a number
     of optimiser steps.
+
+    Attributes:
+        engine: ``own``, or ``ctranslate2`` (optional package): greedy rollouts of a Transformer on
+            CPUs in about half the time, the same but where two tokens are as good as equal.
     """
 
     decoding: Literal["greedy", "sample"] = "greedy"
+    engine: Literal["own", "ctranslate2"] = "own"
     top_k: int = Field(5, ge=0)
     temperature: float = Field(1.0, gt=0)
     pool: int = Field(1, ge=1)
     lag: int = Field(0, ge=0)
     limit: LimitConfig = LimitConfig()
+
+    @model_validator(mode="after")
+    def _possible(self) -> RolloutConfig:
+        if self.engine == "ctranslate2" and self.decoding != "greedy":
+            raise ValueError("engine ctranslate2 writes greedily; use engine own to sample")
+        return self
 
 
 class BatchConfig(_Section):

@@ -24,6 +24,7 @@ from student_trainer.determinism import prepare_process
 from student_trainer.learner import Learner
 from student_trainer.rollout_worker import RolloutWorker
 from student_trainer.run_directory import RunDirectory
+from student_trainer.writers import make_writer
 from teacher_service.client import TeacherClient
 
 
@@ -137,11 +138,17 @@ def build_limits(config: RunConfig) -> tuple[int, int]:
 def make_worker(
     config: RunConfig, vocabulary: Vocabulary, data: TrainingData, teacher: TeacherClient | None
 ) -> RolloutWorker:
-    """A worker with a student of its own; its weights come with the first version."""
+    """A worker with a student of its own; its weights come with the first version.
+
+    Raises:
+        UserError: the engine of ``rollout.engine`` is not there.
+    """
     prepare_process(config.deterministic)
     blank = config.model_copy(update={"initialise": None})
-    model = make_model(blank, vocabulary).eval() if config.student_writes else None
-    return RolloutWorker(config, data.split, data.plan, model, teacher)
+    writer = None
+    if config.student_writes:
+        writer = make_writer(config, make_model(blank, vocabulary).eval())
+    return RolloutWorker(config, data.split, data.plan, writer, teacher)
 
 
 def make_learner(config: RunConfig, vocabulary: Vocabulary, run: RunDirectory) -> Learner:
