@@ -20,11 +20,14 @@ _ACTIVATIONS = {
 }
 
 
-def specification(model: Transformer, tokens: Sequence[str]) -> transformer_spec.TransformerSpec:
+def specification(
+    model: Transformer, tokens: Sequence[str], unk_id: int = UNK_ID
+) -> transformer_spec.TransformerSpec:
     """The model with float32 weights.
 
     Args:
         tokens: the piece of every id, all different.
+        unk_id: of the vocabulary.
     """
     config = model.config
     spec = transformer_spec.TransformerSpec.from_config(
@@ -37,7 +40,7 @@ def specification(model: Transformer, tokens: Sequence[str]) -> transformer_spec
     spec.register_target_vocabulary(list(tokens))
     spec.config.bos_token = tokens[config.start_id]
     spec.config.eos_token = tokens[config.eos_id]
-    spec.config.unk_token = tokens[UNK_ID]
+    spec.config.unk_token = tokens[unk_id]
     spec.config.decoder_start_token = tokens[config.start_id]
     spec.config.add_source_eos = False
     embedding, scale = model.embedding.weight, config.d_model**0.5
@@ -60,9 +63,9 @@ def specification(model: Transformer, tokens: Sequence[str]) -> transformer_spec
     return spec
 
 
-def save(model: Transformer, tokens: Sequence[str], directory: Path) -> None:
+def save(model: Transformer, tokens: Sequence[str], directory: Path, unk_id: int = UNK_ID) -> None:
     """Write a directory that ``ctranslate2.Translator`` opens; it must exist and be empty."""
-    spec = specification(model, tokens)
+    spec = specification(model, tokens, unk_id)
     spec.validate()
     spec.optimize(quantization="float32")
     spec.save(str(directory))
