@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 
 from imitkd.text_lines import encode_lines, read_lines
 from seq2seq.errors import UserError
-from seq2seq.vocabulary import Vocabulary
+from student_trainer.served_vocabulary import served_vocabulary
 from teacher_service import codec
 from teacher_service.client import TeacherClient
 
@@ -58,20 +57,6 @@ def connect(
         yield client
     finally:
         client.close()
-
-
-def served_vocabulary(client: TeacherClient) -> Vocabulary:
-    """The teacher's tokenizer, fetched as an artefact and checked by its fingerprint.
-
-    Raises:
-        UserError: the teacher's tokenizer is of a kind this program cannot use.
-    """
-    with tempfile.TemporaryDirectory() as directory:
-        for name, content in client.artifact("tokenizer").items():
-            path = Path(directory) / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        return Vocabulary.load(Path(directory))
 
 
 def score_text(

@@ -20,11 +20,12 @@ from seq2seq.vocabulary import UNK_ID
 _ACTIVATIONS = {"relu": "RELU", "gelu": "GELU", "swish": "SWISH"}
 
 
-def specification(model: Transformer, tokens: Sequence[str]) -> Any:
+def specification(model: Transformer, tokens: Sequence[str], unk_id: int = UNK_ID) -> Any:
     """The ``ctranslate2.specs.TransformerSpec`` of the model, weights in float32.
 
     Args:
         tokens: the piece of every id, all different.
+        unk_id: of the vocabulary.
 
     Raises:
         UserError: CTranslate2 is not installed.
@@ -41,7 +42,7 @@ def specification(model: Transformer, tokens: Sequence[str]) -> Any:
     spec.register_target_vocabulary(list(tokens))
     spec.config.bos_token = tokens[config.start_id]
     spec.config.eos_token = tokens[config.eos_id]
-    spec.config.unk_token = tokens[UNK_ID]
+    spec.config.unk_token = tokens[unk_id]
     spec.config.decoder_start_token = tokens[config.start_id]
     spec.config.add_source_eos = False
     embedding, scale = model.embedding.weight, config.d_model**0.5
@@ -64,9 +65,9 @@ def specification(model: Transformer, tokens: Sequence[str]) -> Any:
     return spec
 
 
-def save(model: Transformer, tokens: Sequence[str], directory: Path) -> None:
+def save(model: Transformer, tokens: Sequence[str], directory: Path, unk_id: int = UNK_ID) -> None:
     """Write a directory that ``ctranslate2.Translator`` opens; it must exist and be empty."""
-    spec = specification(model, tokens)
+    spec = specification(model, tokens, unk_id)
     spec.validate()
     spec.optimize(quantization="float32")
     spec.save(str(directory))

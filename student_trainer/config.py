@@ -41,15 +41,25 @@ class CorpusConfig(_Section):
 
 
 class VocabularyConfig(_Section):
-    """Either a model directory whose tokenizer is used, or the size of a new joint vocabulary."""
+    """Where the student's vocabulary comes from; one of three.
+
+    Attributes:
+        from_: a model directory whose tokenizer is used.
+        served: take the tokenizer of the teacher that answers, over the wire.
+        size: train a new joint vocabulary of so many pieces.
+    """
 
     from_: Path | None = Field(None, alias="from")
+    served: bool = False
     size: int | None = Field(None, ge=16)
 
     @model_validator(mode="after")
     def _one(self) -> VocabularyConfig:
-        if (self.from_ is None) == (self.size is None):
-            raise ValueError("give either 'from' (a model directory) or 'size' (train a new one)")
+        if (self.from_ is not None) + self.served + (self.size is not None) != 1:
+            raise ValueError(
+                "give either 'from' (a model directory), 'served: true' (the teacher's own) or "
+                "'size' (train a new one)"
+            )
         return self
 
 
@@ -259,8 +269,11 @@ class RunConfig(_Section):
     def _check(self) -> RunConfig:
         if self.method != "vanilla" and self.teacher is None:
             raise ValueError(f"method {self.method} needs a 'teacher' section with an address")
-        if "vocab_size" in self.model:
-            raise ValueError("model.vocab_size follows from the vocabulary; remove it")
+        fixed = sorted(self.model.keys() & {"vocab_size", "pad_id", "eos_id", "start_id"})
+        if fixed:
+            raise ValueError(f"model.{fixed[0]} follows from the vocabulary; remove it")
+        if self.vocabulary.served and self.teacher is None:
+            raise ValueError("vocabulary.served needs a 'teacher' section with an address")
         return self
 
     def pinned_to(self, revision: str | None) -> RunConfig:

@@ -14,7 +14,7 @@ from seq2seq.corpus import Example
 from seq2seq.decoding import Beam, Greedy, LengthLimit
 from seq2seq.metrics import Scores, score_translations
 from seq2seq.model import Seq2SeqModel
-from seq2seq.translation import encode_sources, translate
+from seq2seq.translation import encode_sources, encode_targets, translate
 from seq2seq.vocabulary import Vocabulary
 from student_trainer.losses import reference_loss
 
@@ -66,7 +66,7 @@ def validation_loss(
     config = model.config
     sources = encode_sources(vocabulary, [e.source for e in examples], config.max_source_length)
     references = [e.references[0] for e in examples]
-    targets = encode_sources(vocabulary, references, config.max_target_length)
+    targets = encode_targets(vocabulary, references, config.max_target_length)
     order = sorted(range(len(targets)), key=lambda i: len(targets[i]))
     total, count = 0.0, 0
     was_training = model.training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import torch
 
 from protos.teacher.v1 import teacher_pb2 as pb
 from seq2seq import decoding
-from seq2seq.checkpoint import TOKENIZER_DIR, ModelDirectory, load_model_directory
+from seq2seq.checkpoint import ModelDirectory, load_model_directory
+from seq2seq.ensemble import join
 from seq2seq.errors import UserError
 from teacher_service import codec
 from teacher_service.scorer import Scorer
@@ -22,8 +24,10 @@ class LocalModel:
     """Implements ``work.Backend`` over one loaded model directory."""
 
     def __init__(self, directory: ModelDirectory) -> None:
-        self._directory = directory
         self._model = model = directory.model
+        # What is handed out is what was loaded, whatever becomes of the directory.
+        self._tokenizer = tempfile.TemporaryDirectory(prefix="teacher-tokenizer-")
+        directory.vocabulary.save(Path(self._tokenizer.name))
         self._scorer = Scorer(model)
         vocabulary, config = directory.vocabulary, model.config
         self.identity = Identity(
@@ -34,11 +38,12 @@ class LocalModel:
             pad_id=config.pad_id,
             eos_id=config.eos_id,
             unk_id=vocabulary.unk_id,
-            start_ids=(config.start_id,),
+            start_ids=model.start_ids,
             max_source_length=config.max_source_length,
             max_target_length=config.max_target_length,
-            hidden_size=config.d_model,
+            hidden_size=config.d_model if model.has_output_projection else 0,
             parameters=model.parameter_count(),
+            source_tail=vocabulary.source_tail,
         )
 
     def score(self, choice: ScoreChoice, items: Sequence[ScoreItem]) -> list[codec.Arrays]:
@@ -67,7 +72,7 @@ class LocalModel:
         """See :class:`teacher_service.work.Backend`."""
         if kind != pb.ARTIFACT_KIND_TOKENIZER:
             return {}
-        root = self._directory.path / TOKENIZER_DIR
+        root = Path(self._tokenizer.name)
         files = sorted(path for path in root.rglob("*") if path.is_file())
         return {path.relative_to(root).as_posix(): path for path in files}
 
@@ -86,15 +91,22 @@ class LocalModel:
         self.generate(GenerateChoice(codec.Greedy(), 0.0, 4, 4), [GenerateItem(ids, (), 0)])
 
 
-def load_local_model(path: Path, device: str, dtype: str, threads: int | None) -> LocalModel:
-    """Read a model directory onto a device.
+def load_local_model(
+    paths: Path | Sequence[Path],
+    device: str,
+    dtype: str,
+    threads: int | None,
+    target_prefix: str | None = None,
+) -> LocalModel:
+    """Read a model directory onto a device, or several of one vocabulary as an ensemble.
 
     Args:
+        target_prefix: see ``load_model_directory``.
         dtype: of the weights and the forward pass: fp32, bf16 or fp16.
         threads: of torch within this process; None leaves torch's choice.
 
     Raises:
-        UserError: the directory is broken, or the device is not there.
+        UserError: a directory is broken, they do not fit together, or the device is not there.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -103,7 +115,10 @@ def load_local_model(path: Path, device: str, dtype: str, threads: int | None) -
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"device {device!r} is not usable ({reason}); use --device cpu") from error
-    return LocalModel(load_model_directory(path, device=device, dtype=_DTYPES[dtype]))
+    paths = [paths] if isinstance(paths, Path) else paths
+    return LocalModel(
+        join([load_model_directory(p, device, _DTYPES[dtype], target_prefix) for p in paths])
+    )
 
 
 def _mode(

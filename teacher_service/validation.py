@@ -143,10 +143,16 @@ class Validator:
                 f"{where}.source_ids",
                 "empty; a source holds at least its end symbol",
             )
-        self._ids(f"{where}.source_ids", ids, self._identity.max_source_length)
+        identity = self._identity
+        self._ids(f"{where}.source_ids", ids, identity.max_source_length, tail=identity.source_tail)
 
     def _ids(
-        self, where: str, ids: Sequence[int], longest: int, bound: str = "the model's limit"
+        self,
+        where: str,
+        ids: Sequence[int],
+        longest: int,
+        bound: str = "the model's limit",
+        tail: int = 0,
     ) -> None:
         identity = self._identity
         if len(ids) > longest:
@@ -167,7 +173,7 @@ class Validator:
                 f"holds the padding id {identity.pad_id} at {ids.index(identity.pad_id)}; send "
                 "sequences without padding",
             )
-        if identity.eos_id in ids[:-1]:
+        if identity.eos_id in ids[: -1 - tail]:
             raise InvalidRequest(
                 where,
                 f"goes on after the end symbol {identity.eos_id} at {ids.index(identity.eos_id)}; "

@@ -63,7 +63,12 @@ class GenerateItem:
 
 @dataclass(frozen=True)
 class Identity:
-    """What a teacher is: the part of ``ModelInfo`` that comes from the model."""
+    """What a teacher is: the part of ``ModelInfo`` that comes from the model.
+
+    Attributes:
+        source_tail: ids that its tokenizer puts behind the end symbol of a source (mBART's language
+            code); all others end with it.
+    """
 
     name: str
     revision: str
@@ -77,6 +82,7 @@ class Identity:
     max_target_length: int
     hidden_size: int
     parameters: int
+    source_tail: int = 0
 
 
 class Backend(Protocol):

@@ -12,7 +12,7 @@ import torch
 
 from seq2seq.model import Seq2SeqModel
 from seq2seq.transformer import Transformer, TransformerConfig
-from seq2seq.vocabulary import EOS_ID, START_ID, Vocabulary
+from seq2seq.vocabulary import EOS_ID, START_ID, SentencePieceVocabulary, Vocabulary
 
 FIRST_WORD = START_ID + 1
 
@@ -84,4 +84,4 @@ def tiny_text(count: int = 300, seed: int = 0) -> list[str]:
 @cache
 def tiny_vocabulary(size: int = 48) -> Vocabulary:
     """A vocabulary trained on :func:`tiny_text`."""
-    return Vocabulary.train(tiny_text(), size)
+    return SentencePieceVocabulary.train(tiny_text(), size)

@@ -142,9 +142,9 @@ def next_log_probs(
 
 
 def writable(model: Seq2SeqModel, source: Sequence[int], prefix: Sequence[int]) -> LogProbs:
-    """Log-probabilities of what a decoder may write: pad and start are impossible."""
+    """Log-probabilities of what a decoder may write: neither pad nor a start that is no end."""
     logits = next_logits(model, source, prefix)
-    for forbidden in (model.config.pad_id, model.config.start_id):
+    for forbidden in {model.config.pad_id, model.config.start_id} - {model.config.eos_id}:
         logits[forbidden] = -INFINITY
     return log_softmax(logits)
 

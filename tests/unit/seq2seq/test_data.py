@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from seq2seq.corpus import Example, read_split
 from seq2seq.data import BatchPlan, Segmentation, TokenizedSplit
 from seq2seq.errors import UserError
-from seq2seq.vocabulary import EOS_ID, UNK_ID
+from seq2seq.vocabulary import EOS_ID, UNK_ID, SentencePieceVocabulary
 from tests.builders import tiny_text, tiny_vocabulary
 
 GOOD = json.dumps({"source": "ab", "references": ["cd"]}).encode()
@@ -175,21 +176,16 @@ def test_no_drawn_segmentation_is_longer_than_the_limit() -> None:
 def test_a_best_segmentation_over_the_limit_gives_way_to_the_encoded_one() -> None:
     """The n-best list breaks ties otherwise than encoding does, now and then with a longer head."""
 
-    class Tied:
-        size = 48
-
-        def encode_many(self, texts: list[str]) -> list[list[int]]:
+    class Tied(SentencePieceVocabulary):
+        def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
             return [[9, 8] for _ in texts]
-
-        def encode(self, text: str) -> list[int]:
-            return [9, 8]
 
         def segmentations(self, text: str, count: int) -> list[tuple[list[int], float]]:
             return [([9, 4, 4], -1.0), ([9, 4, 4, 4], -2.0)]
 
     split = TokenizedSplit(
         [Example("a", ("b",))],
-        Tied(),  # type: ignore[arg-type]
+        Tied(tiny_vocabulary()._model_bytes),
         max_source_length=3,
         max_target_length=3,
         segmentation=Segmentation(2, 1.0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,14 @@ def score(source=(5, 1), target=(6, 1), **fields) -> pb.ScoreRequest:
     return pb.ScoreRequest(
         sequences=[pb.ScoreSequence(source_ids=source, target_ids=target)], **fields
     )
+
+
+def test_behind_the_end_of_a_source_stands_what_the_tokenizer_puts_there():
+    german = Validator(replace(IDENTITY, source_tail=1), ServerConfig(model_dir=Path("m")))
+    assert german.score(score(source=(5, 1, 30)), streamed=False).entries[0].source_length == 3
+    for source, target in (((5, 1, 6, 30), (6,)), ((5, 1, 30), (1, 30))):
+        with pytest.raises(InvalidRequest, match="goes on after the end symbol 1"):
+            german.score(score(source, target), streamed=False)
 
 
 def generate(source=(5, 1), prefix=(), key=None, **fields) -> pb.GenerateRequest:
