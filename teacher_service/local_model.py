@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import save
 
 from protos.teacher.v1 import teacher_pb2 as pb
 from seq2seq import decoding
 from seq2seq.checkpoint import TOKENIZER_DIR, ModelDirectory, load_model_directory
 from seq2seq.errors import UserError
 from teacher_service import codec
+from teacher_service.projection import PROJECTION_FILE
 from teacher_service.scorer import Scorer
 from teacher_service.work import GenerateChoice, GenerateItem, Identity, ScoreChoice, ScoreItem
 
@@ -39,6 +41,7 @@ class LocalModel:
             max_target_length=config.max_target_length,
             hidden_size=config.d_model,
             parameters=model.parameter_count(),
+            artifacts=(pb.ARTIFACT_KIND_TOKENIZER, pb.ARTIFACT_KIND_OUTPUT_PROJECTION),
         )
 
     def score(self, choice: ScoreChoice, items: Sequence[ScoreItem]) -> list[codec.Arrays]:
@@ -63,13 +66,16 @@ class LocalModel:
             for hypotheses in found
         ]
 
-    def artifact(self, kind: int) -> Mapping[str, Path]:
+    def artifact(self, kind: int) -> Mapping[str, bytes]:
         """See :class:`teacher_service.work.Backend`."""
-        if kind != pb.ARTIFACT_KIND_TOKENIZER:
-            return {}
+        if kind == pb.ARTIFACT_KIND_OUTPUT_PROJECTION:
+            weight_VD, bias_V = self._model.output_projection()
+            tensors = {"weight": weight_VD, "bias": bias_V, "logit_scale": torch.ones(())}
+            plain = {n: t.detach().to("cpu", torch.float32) for n, t in tensors.items()}
+            return {PROJECTION_FILE: save(plain)}
         root = self._directory.path / TOKENIZER_DIR
         files = sorted(path for path in root.rglob("*") if path.is_file())
-        return {path.relative_to(root).as_posix(): path for path in files}
+        return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
 
     def warm_up(self, batch_tokens: int) -> None:
         """A batch of one sequence and one of full budget, and a short generation.
