@@ -46,7 +46,7 @@ def measure(quick: bool) -> Result:
             for name, step in steps.items():
                 begin = time.perf_counter()
                 step()
-                found = 1000 * (time.perf_counter() - begin)
+                found = round(1000 * (time.perf_counter() - begin), 3)
                 times.setdefault(f"{name.replace('/', f'_v{size}_')}_ms", []).append(found)
     figures |= {name: Figure(statistics.median(found), "ms") for name, found in times.items()}
     shape = {"positions": POSITIONS, "k": K, "width": WIDTH, "dtype": "float16", "threads": 1}
