@@ -18,11 +18,13 @@ import numpy as np
 from protos.teacher.v1 import teacher_pb2 as pb
 from protos.teacher.v1 import teacher_pb2_grpc
 from teacher_service import codec, requests
+from teacher_service.candidates import TokenTable, pack_candidates
 from teacher_service.errors import (
     TeacherMismatch,
     TeacherProtocolError,
     TeacherRefused,
 )
+from teacher_service.payloads import empty_arrays, position_bytes, result_payload, row_shapes
 from teacher_service.requests import Ids
 from teacher_service.retrying import Retrying
 
@@ -100,6 +102,7 @@ class TeacherClient:
         payload: codec.PayloadRequest,
         *,
         temperature: float = 1.0,
+        candidates: Sequence[TokenTable] | None = None,
     ) -> codec.ScoreResult:
         """The teacher's distributions along ``targets``.
 
@@ -107,6 +110,8 @@ class TeacherClient:
             sources: encoder inputs, end symbol included.
             targets: target ids without the start symbol; the end symbol where it was written.
             payload: what to send about each position; FULL travels as a stream.
+            candidates: CANDIDATES only: per target its ids [T, K], one K throughout, those of one
+                position distinct.
 
         Returns:
             Arrays over P = sum of target lengths, in order.
@@ -123,15 +128,17 @@ class TeacherClient:
             )
         info = self._limits()
         spec = requests.payload_spec(payload)
-        width = codec.position_bytes(spec.kind, spec.k, spec.dtype, info.vocabulary_size)
         lengths = np.fromiter((len(t) for t in targets), np.int32, len(targets))
+        given = pack_candidates(payload, candidates, lengths, info.vocabulary_size)
+        shapes = row_shapes(spec.kind, given.k or spec.k, info.vocabulary_size, info.hidden_size)
+        width = position_bytes(shapes, spec.dtype, info.vocabulary_size)
         streamed = spec.kind == pb.PAYLOAD_KIND_FULL
         bound = info.max_stream_reply_bytes if streamed else info.max_unary_reply_bytes
         parts: list[codec.Arrays] = []
         revisions, queue_s, compute_s = set(), 0.0, 0.0
-        for rows in requests.split(sources, targets, width, bound, info):
+        for rows in requests.split(sources, targets, width, bound, info, given.row_bytes):
             request = requests.score_request(
-                self._expect, spec, temperature, sources[rows], targets[rows]
+                self._expect, spec, temperature, sources[rows], targets[rows], given.tensors[rows]
             )
             positions = int(lengths[rows].sum())
             by_stream = streamed or positions * width > info.max_unary_reply_bytes
@@ -145,11 +152,11 @@ class TeacherClient:
                 f"{self.address}: the teacher's revision changed during the call "
                 f"({', '.join(sorted(revisions))}); keep one revision behind an address"
             )
-        arrays = codec.join(parts or [codec.empty_arrays(spec.kind, spec.k, info.vocabulary_size)])
+        arrays = codec.join(parts or [empty_arrays(shapes)])
         return codec.ScoreResult(
             lengths_B=lengths,
             token_log_probs_P=arrays["token_log_probs"],
-            payload=codec.result_payload(spec.kind, arrays),
+            payload=result_payload(spec.kind, arrays, shapes),
             revision=revisions.pop() if revisions else info.revision,
             queue_seconds=queue_s,
             compute_seconds=compute_s,

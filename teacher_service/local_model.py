@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import save
 
 from protos.teacher.v1 import teacher_pb2 as pb
 from seq2seq import decoding
@@ -14,10 +15,13 @@ from seq2seq.checkpoint import ModelDirectory, load_model_directory
 from seq2seq.ensemble import join
 from seq2seq.errors import UserError
 from teacher_service import codec
+from teacher_service.payloads import TENSORS
+from teacher_service.projection import PROJECTION_FILE
 from teacher_service.scorer import Scorer
 from teacher_service.work import GenerateChoice, GenerateItem, Identity, ScoreChoice, ScoreItem
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_ARTIFACTS = (pb.ARTIFACT_KIND_TOKENIZER, pb.ARTIFACT_KIND_OUTPUT_PROJECTION)
 
 
 class LocalModel:
@@ -30,6 +34,8 @@ class LocalModel:
         directory.vocabulary.save(Path(self._tokenizer.name))
         self._scorer = Scorer(model)
         vocabulary, config = directory.vocabulary, model.config
+        # A mixture of distributions has no state to recompute it from.
+        projects = model.has_output_projection
         self.identity = Identity(
             name=directory.name,
             revision=directory.revision,
@@ -41,9 +47,11 @@ class LocalModel:
             start_ids=model.start_ids,
             max_source_length=config.max_source_length,
             max_target_length=config.max_target_length,
-            hidden_size=config.d_model if model.has_output_projection else 0,
+            hidden_size=config.d_model if projects else 0,
             parameters=model.parameter_count(),
             source_tail=vocabulary.source_tail,
+            payloads=tuple(k for k in TENSORS if projects or k != pb.PAYLOAD_KIND_HIDDEN),
+            artifacts=_ARTIFACTS if projects else _ARTIFACTS[:1],
         )
 
     def score(self, choice: ScoreChoice, items: Sequence[ScoreItem]) -> list[codec.Arrays]:
@@ -68,13 +76,16 @@ class LocalModel:
             for hypotheses in found
         ]
 
-    def artifact(self, kind: int) -> Mapping[str, Path]:
+    def artifact(self, kind: int) -> Mapping[str, bytes]:
         """See :class:`teacher_service.work.Backend`."""
-        if kind != pb.ARTIFACT_KIND_TOKENIZER:
-            return {}
+        if kind == pb.ARTIFACT_KIND_OUTPUT_PROJECTION:
+            weight_VD, bias_V = self._model.output_projection()
+            tensors = {"weight": weight_VD, "bias": bias_V, "logit_scale": torch.ones(())}
+            plain = {n: t.detach().to("cpu", torch.float32) for n, t in tensors.items()}
+            return {PROJECTION_FILE: save(plain)}
         root = Path(self._tokenizer.name)
         files = sorted(path for path in root.rglob("*") if path.is_file())
-        return {path.relative_to(root).as_posix(): path for path in files}
+        return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
 
     def warm_up(self, batch_tokens: int) -> None:
         """A batch of one sequence and one of full budget, and a short generation.
