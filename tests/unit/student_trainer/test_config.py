@@ -11,6 +11,7 @@ import yaml
 from seq2seq.errors import UserError
 from seq2seq.model import build_model
 from student_trainer.config import RunConfig, dump_config, load_config, make_config
+from teacher_service.addresses import written_addresses
 
 SHIPPED = sorted((Path(__file__).parents[3] / "configs").rglob("*.yaml"))
 
@@ -115,10 +116,29 @@ def test_overrides_reach_old_and_new_sections_with_yaml_values(write):
     assert config.model["ffn"] == 64 and config.name == "a=b"
 
 
-def test_what_is_saved_with_a_run_reads_back_the_same(write, tmp_path):
+@pytest.mark.parametrize("written", ["a:1, b:2", ["a:1", "b:2"]])
+def test_several_addresses_of_one_teacher(write, written):
+    config = load_config(write(method="imitkd", teacher={"address": written}))
+    assert config.teacher is not None
+    assert written_addresses(config.teacher.address) == ("a:1", "b:2")
+    override = f"teacher.address={written}".replace("'", "")
+    assert load_config(write(method="imitkd"), [override]) == config
+
+
+@pytest.mark.parametrize(
+    ("written", "fault"),
+    [("", "no teacher address"), ([], "no teacher address"), ("file:x", "absolute path"), (3, "")],
+)
+def test_addresses_that_cannot_be_meant(write, written, fault):
+    message = refused(write(method="imitkd", teacher={"address": written}))
+    assert "teacher.address" in message and fault in message
+
+
+@pytest.mark.parametrize("address", ["host:1", ["a:1", "b:2"]])
+def test_what_is_saved_with_a_run_reads_back_the_same(write, tmp_path, address):
     changes = {
         "method": "imitkd-full",
-        "teacher": {"address": "host:1"},
+        "teacher": {"address": address},
         "initialise": {"from": "x", "encoder_layers": [0], "decoder_layers": [2, 0]},
     }
     config = load_config(write(**changes))
