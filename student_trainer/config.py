@@ -194,21 +194,25 @@ class TeacherConfig(_Section):
         root_certificates: file with the authority that signed the service's certificate.
     """
 
-    address: str | tuple[str, ...]
+    address: tuple[str, ...]
     attempt_timeout_s: float = Field(60.0, gt=0)
     timeout_s: float = Field(300.0, gt=0)
     revision: str | None = None
     token_file: Path | None = None
     root_certificates: Path | None = None
 
+    @field_validator("address", mode="before")
+    @classmethod
+    def _several(cls, address: Any) -> Any:
+        return [address] if isinstance(address, str) else address
+
     @field_validator("address")
     @classmethod
-    def _is_one(cls, address: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    def _written(cls, address: tuple[str, ...]) -> tuple[str, ...]:
         try:
-            written_addresses(address)
+            return written_addresses(address)
         except TeacherRefused as error:
             raise ValueError(str(error)) from error
-        return address
 
 
 class ValidationConfig(_Section):

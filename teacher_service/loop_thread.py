@@ -62,11 +62,16 @@ class LoopThread:
 
     def _main(self) -> None:
         self._loop.run_forever()
-        rest = asyncio.all_tasks(self._loop)
-        for task in rest:
-            task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*rest, return_exceptions=True))
+        self._loop.run_until_complete(_cancel_the_rest())
         self._loop.close()
+
+
+async def _cancel_the_rest() -> None:
+    """End whatever else runs on this loop."""
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
 
 
 os.register_at_fork(after_in_child=LoopThread.forget)

@@ -89,11 +89,15 @@ class ScoreChunks:
 def whole_result(
     parts: Sequence[PartScores],
     spec: pb.PayloadSpec,
-    lengths: Sequence[int],
+    lengths_B: np.ndarray,
     info: codec.ModelInfo,
     address: str,
 ) -> codec.ScoreResult:
     """The result of a call from its parts, in order.
+
+    Args:
+        lengths_B: int32 target lengths of the whole call.
+        address: for messages.
 
     Raises:
         TeacherMismatch: the parts come from different revisions.
@@ -109,7 +113,7 @@ def whole_result(
         or [codec.empty_arrays(spec.kind, spec.k, info.vocabulary_size)]
     )
     return codec.ScoreResult(
-        lengths_B=np.asarray(lengths, np.int32),
+        lengths_B=lengths_B,
         token_log_probs_P=arrays["token_log_probs"],
         payload=codec.result_payload(spec.kind, arrays),
         revision=revisions[0] if revisions else info.revision,

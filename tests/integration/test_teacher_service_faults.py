@@ -253,6 +253,7 @@ def test_a_full_queue_pushes_back_and_the_client_comes_again(model_dir):
                 waits.append(seconds)
                 model.open.set()
                 first.result(10), second.result(10)
+                await asyncio.sleep(seconds)
 
             with TeacherClient(server.address, sleep=sleep) as client:
                 assert client.score([[5, 1]], [[6, 7]], ARGMAX).lengths_B.tolist() == [2]

@@ -11,7 +11,6 @@ import yaml
 from seq2seq.errors import UserError
 from seq2seq.model import build_model
 from student_trainer.config import RunConfig, dump_config, load_config, make_config
-from teacher_service.addresses import written_addresses
 
 SHIPPED = sorted((Path(__file__).parents[3] / "configs").rglob("*.yaml"))
 
@@ -112,7 +111,7 @@ def test_overrides_reach_old_and_new_sections_with_yaml_values(write):
         ],
     )
     assert config.optimiser.steps == 17 and config.optimiser.betas == (0.5, 0.6)
-    assert config.teacher is not None and config.teacher.address == "host:1"
+    assert config.teacher is not None and config.teacher.address == ("host:1",)
     assert config.model["ffn"] == 64 and config.name == "a=b"
 
 
@@ -120,14 +119,19 @@ def test_overrides_reach_old_and_new_sections_with_yaml_values(write):
 def test_several_addresses_of_one_teacher(write, written):
     config = load_config(write(method="imitkd", teacher={"address": written}))
     assert config.teacher is not None
-    assert written_addresses(config.teacher.address) == ("a:1", "b:2")
+    assert config.teacher.address == ("a:1", "b:2")
     override = f"teacher.address={written}".replace("'", "")
     assert load_config(write(method="imitkd"), [override]) == config
 
 
 @pytest.mark.parametrize(
     ("written", "fault"),
-    [("", "no teacher address"), ([], "no teacher address"), ("file:x", "absolute path"), (3, "")],
+    [
+        ("", "no teacher address"),
+        ([], "no teacher address"),
+        ("file:x", "absolute path"),
+        (3, "valid tuple"),
+    ],
 )
 def test_addresses_that_cannot_be_meant(write, written, fault):
     message = refused(write(method="imitkd", teacher={"address": written}))
