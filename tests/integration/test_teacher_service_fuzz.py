@@ -181,7 +181,8 @@ def test_ten_thousand_damaged_requests_leave_nothing_behind(model_dir):
         await send(messages[2000:])
         # The model's thread may still hold the last batch it delivered.
         wait_until(lambda: requests_in_memory() == 0)
-        assert resources() == before
+        # Fewer where something from before this test has gone meanwhile.
+        assert all(now <= then for now, then in zip(resources(), before, strict=True))
         assert resident_mib() - memory < 16
 
     try:
