@@ -16,6 +16,7 @@ from imitkd.text_lines import encode_lines, read_lines
 from seq2seq.errors import UserError
 from student_trainer.served_vocabulary import served_vocabulary
 from teacher_service import codec
+from teacher_service.channel import Credentials
 from teacher_service.client import TeacherClient
 from teacher_service.replies import check_agreement
 
@@ -35,24 +36,26 @@ class ScoredPosition:
 
 @contextmanager
 def connect(
-    address: Sequence[str] | str, token_file: Path | None = None, roots: Path | None = None
+    address: Sequence[str] | str,
+    token_file: Path | None = None,
+    roots: Path | None = None,
+    client_certificate: Path | None = None,
+    client_key: Path | None = None,
 ) -> Iterator[TeacherClient]:
     """A client for interactive use; it gives up after ``PATIENCE_S``.
 
     Raises:
-        UserError: the token or the certificates cannot be read.
+        TeacherSecretError: a token, certificate or key cannot be read.
     """
-    try:
-        token = token_file.read_text(errors="replace").strip() if token_file else None
-        certificates = roots.read_bytes() if roots else None
-    except OSError as error:
-        raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
+    shown = Credentials.read(token_file, roots, client_certificate, client_key)
     client = TeacherClient(
         address,
         timeout_s=PATIENCE_S,
         attempt_timeout_s=PATIENCE_S,
-        token=token,
-        root_certificates=certificates,
+        token=shown.token,
+        root_certificates=shown.root_certificates,
+        client_certificate=shown.client_certificate,
+        client_key=shown.client_key,
     )
     try:
         yield client

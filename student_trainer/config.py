@@ -213,6 +213,7 @@ class TeacherConfig(_Section):
             it begins.
         token_file: file with a bearer token.
         root_certificates: file with the authority that signed the service's certificate.
+        client_certificate, client_key: files for a service that asks callers for a certificate.
     """
 
     address: tuple[str, ...]
@@ -221,6 +222,8 @@ class TeacherConfig(_Section):
     revision: str | None = None
     token_file: Path | None = None
     root_certificates: Path | None = None
+    client_certificate: Path | None = None
+    client_key: Path | None = None
 
     @field_validator("address", mode="before")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,12 +28,13 @@ _ARTIFACTS = (pb.ARTIFACT_KIND_TOKENIZER, pb.ARTIFACT_KIND_OUTPUT_PROJECTION)
 class LocalModel:
     """Implements ``work.Backend`` over one loaded model directory."""
 
-    def __init__(self, directory: ModelDirectory) -> None:
+    def __init__(self, directory: ModelDirectory, encoder_cache_bytes: int = 0) -> None:
         self._model = model = directory.model
         # What is handed out is what was loaded, whatever becomes of the directory.
         self._tokenizer = tempfile.TemporaryDirectory(prefix="teacher-tokenizer-")
         directory.vocabulary.save(Path(self._tokenizer.name))
-        self._scorer = Scorer(model)
+        self._scorer = Scorer(model, encoder_cache_bytes=encoder_cache_bytes)
+        self.encoder_cache = self._scorer.encoder.cache
         vocabulary, config = directory.vocabulary, model.config
         # A mixture of distributions has no state to recompute it from.
         projects = model.has_output_projection
@@ -95,11 +97,14 @@ class LocalModel:
         """
         what = self.identity
         length = max(1, min(32, what.max_source_length, what.max_target_length, batch_tokens // 2))
-        ids = [what.unk_id] * (length - 1) + [what.eos_id]
+        draw = random.Random(0)
         choice = ScoreChoice(pb.PAYLOAD_KIND_TOP_K, pb.DATA_TYPE_FLOAT16, k=64)
         for count in (1, max(1, batch_tokens // (2 * length))):
-            self.score(choice, [ScoreItem(ids, ids)] * count)
-        self.generate(GenerateChoice(codec.Greedy(), 0.0, 4, 4), [GenerateItem(ids, (), 0)])
+            # Sources of their own: the encoder runs once on equal ones.
+            ids = [draw.choices((what.unk_id, what.eos_id), k=length) for _ in range(count)]
+            self.score(choice, [ScoreItem(row, row) for row in ids])
+        self.generate(GenerateChoice(codec.Greedy(), 0.0, 4, 4), [GenerateItem(ids[0], (), 0)])
+        self.encoder_cache.clear()
 
 
 def load_local_model(
@@ -107,7 +112,9 @@ def load_local_model(
     device: str,
     dtype: str,
     threads: int | None,
+    *,
     target_prefix: str | None = None,
+    encoder_cache_bytes: int = 0,
 ) -> LocalModel:
     """Read a model directory onto a device, or several of one vocabulary as an ensemble.
 
@@ -115,6 +122,7 @@ def load_local_model(
         target_prefix: see ``load_model_directory``.
         dtype: of the weights and the forward pass: fp32, bf16 or fp16.
         threads: of torch within this process; None leaves torch's choice.
+        encoder_cache_bytes: of encoder states kept for sources that come again.
 
     Raises:
         UserError: a directory is broken, they do not fit together, or the device is not there.
@@ -127,9 +135,8 @@ def load_local_model(
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"device {device!r} is not usable ({reason}); use --device cpu") from error
     paths = [paths] if isinstance(paths, Path) else paths
-    return LocalModel(
-        join([load_model_directory(p, device, _DTYPES[dtype], target_prefix) for p in paths])
-    )
+    members = [load_model_directory(p, device, _DTYPES[dtype], target_prefix) for p in paths]
+    return LocalModel(join(members), encoder_cache_bytes)
 
 
 def _mode(

@@ -15,6 +15,7 @@ from torch import Tensor
 from protos.teacher.v1 import teacher_pb2 as pb
 from seq2seq.batch import decoder_inputs, packed_index, pad_sequences
 from seq2seq.model import Seq2SeqModel
+from teacher_service.encoder_cache import CachedEncoder
 from teacher_service.payloads import Arrays, id_dtype
 from teacher_service.refusals import NonFiniteOutput
 from teacher_service.work import ScoreChoice, ScoreItem
@@ -28,10 +29,18 @@ _TORCH: dict[int, torch.dtype] = {
 
 
 class Scorer:
-    """Runs a model over batches of (source, target) pairs; used by one thread at a time."""
+    """Runs a model over batches of (source, target) pairs; used by one thread at a time.
 
-    def __init__(self, model: Seq2SeqModel, chunk_numbers: int = _CHUNK_NUMBERS) -> None:
+    Args:
+        chunk_numbers: logits computed at once.
+        encoder_cache_bytes: of encoder states kept for sources that come again.
+    """
+
+    def __init__(
+        self, model: Seq2SeqModel, chunk_numbers: int = _CHUNK_NUMBERS, encoder_cache_bytes: int = 0
+    ) -> None:
         self._model = model
+        self.encoder = CachedEncoder(model, encoder_cache_bytes)
         self._chunk = max(1, chunk_numbers // model.config.vocab_size)
 
     @torch.inference_mode()
@@ -50,9 +59,7 @@ class Scorer:
         )
         index_P = packed_index(lengths_B, targets_BT.shape[1])
         if len(index_P):
-            encoded = model.encode(
-                *pad_sequences([item.source for item in items], config.pad_id, model.device)
-            )
+            encoded = self.encoder.encode([item.source for item in items])
             hidden_BTD = model.decode(encoded, decoder_inputs(targets_BT, config.start_id))
             hidden_PD = hidden_BTD.flatten(0, 1).index_select(0, index_P)
         else:

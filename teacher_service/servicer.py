@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import grpc
 
@@ -14,13 +15,14 @@ from protos.teacher.v1 import teacher_pb2_grpc
 from teacher_service import codec
 from teacher_service.artifacts import Artifacts
 from teacher_service.batching import Request
+from teacher_service.caches import ScoreCache
 from teacher_service.config import ServerConfig
 from teacher_service.engine import Engine
 from teacher_service.payloads import FLOATS
 from teacher_service.pending import Pending
 from teacher_service.refusals import InvalidRequest, NotOffered
 from teacher_service.validation import Validator
-from teacher_service.work import Backend
+from teacher_service.work import Backend, ScoreChoice
 
 
 class TeacherServicer(teacher_pb2_grpc.TeacherServiceServicer):
@@ -31,6 +33,7 @@ class TeacherServicer(teacher_pb2_grpc.TeacherServiceServicer):
     _engine: Engine
     _validator: Validator
     _revision: str
+    scores: ScoreCache
 
     def __init__(self, config: ServerConfig, clock: Callable[[], float] = time.monotonic) -> None:
         self._config = config
@@ -43,6 +46,7 @@ class TeacherServicer(teacher_pb2_grpc.TeacherServiceServicer):
         self._engine = engine
         self._validator = Validator(backend.identity, self._config)
         self._revision = backend.identity.revision
+        self.scores = ScoreCache(self._config.score_cache_bytes, self._revision)
 
     async def GetModelInfo(
         self, request: pb.GetModelInfoRequest, context: grpc.aio.ServicerContext
@@ -74,7 +78,7 @@ class TeacherServicer(teacher_pb2_grpc.TeacherServiceServicer):
     ) -> pb.ScoreResponse:
         """All sequences in one reply."""
         work = self._validator.score(request, streamed=False)
-        async with self._admitted("score", work, context) as pending:
+        async with self._scoring(work, context) as pending:
             arrays = codec.join(await pending.values())
         reply = codec.encode_scores(request.payload.kind, arrays, self._revision)
         reply.timing.CopyFrom(_timing(pending))
@@ -88,7 +92,7 @@ class TeacherServicer(teacher_pb2_grpc.TeacherServiceServicer):
         total = sum(entry.target_length for entry in work.entries)
         rows = max(1, self._config.chunk_bytes * total // max(1, work.reply_bytes))
         kind = request.request.payload.kind
-        async with self._admitted("score", work, context) as pending:
+        async with self._scoring(work, context) as pending:
             sent, held, held_rows = 0, [], 0
             for entry in work.entries:
                 held.append(await pending.value(entry.index))
@@ -112,7 +116,8 @@ class TeacherServicer(teacher_pb2_grpc.TeacherServiceServicer):
     ) -> pb.GenerateResponse:
         """Hypotheses for every input."""
         work = self._validator.generate(request)
-        async with self._admitted("generate", work, context) as pending:
+        pending = Pending(len(work.entries), self._remaining(context))
+        async with self._admitted("generate", work, pending):
             found = await pending.values()
         reply = pb.GenerateResponse(revision=self._revision, timing=_timing(pending))
         for hypotheses in found:
@@ -122,27 +127,41 @@ class TeacherServicer(teacher_pb2_grpc.TeacherServiceServicer):
         return reply
 
     @asynccontextmanager
-    async def _admitted(
-        self, lane: str, work: Request, context: grpc.aio.ServicerContext
+    async def _scoring(
+        self, work: Request, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[Pending]:
-        """Queue a request under its deadline, or the default one where the call has none.
+        """Queue the pairs of a request that were not scored before."""
+        assert isinstance(work.group, ScoreChoice)
+        recall = self.scores.recall(work.group, [entry.item for entry in work.entries])
+        keep = recall.keep if self.scores.cache.budget else None
+        pending = Pending(len(work.entries), self._remaining(context), recall.known, keep)
+        new = [entry for entry in work.entries if entry.index not in recall.known]
+        if not new:
+            yield pending
+            return
+        rest = work if len(new) == len(work.entries) else replace(work, entries=new)
+        async with self._admitted("score", rest, pending):
+            yield pending
 
-        Whatever happens in the block, the request has left the queue afterwards.
+    @asynccontextmanager
+    async def _admitted(self, lane: str, work: Request, pending: Pending) -> AsyncIterator[None]:
+        """Queue a request; whatever happens in the block, it has left the queue afterwards.
 
         Raises:
             TooLarge, QueueFull: not admitted.
         """
-        remaining = context.time_remaining()
-        if remaining is None:
-            remaining = self._config.default_deadline_s
-        pending = Pending(len(work.entries), remaining)
-        work.deadline = self._clock() + remaining
+        work.deadline = self._clock() + pending.timeout_s
         work.deliver = pending.deliver
         self._engine.submit(lane, work)
         try:
-            yield pending
+            yield
         finally:
             self._engine.close(lane, work)
+
+    def _remaining(self, context: grpc.aio.ServicerContext) -> float:
+        """Seconds a call has left, by its deadline or the default one."""
+        remaining = context.time_remaining()
+        return self._config.default_deadline_s if remaining is None else remaining
 
 
 def model_info(backend: Backend, config: ServerConfig) -> pb.ModelInfo:

@@ -98,7 +98,8 @@ class Identity:
 class Backend(Protocol):
     """A model behind the service; one thread at a time computes with it.
 
-    ``artifact`` alone may be called beside a computation, from another thread.
+    ``artifact`` alone may be called beside a computation, from another thread. One that keeps
+    encoder states may have ``encoder_cache``, a ``caches.ByteCache``.
     """
 
     identity: Identity

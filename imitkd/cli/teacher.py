@@ -21,6 +21,10 @@ Address = Annotated[
 ]
 TokenFile = Annotated[Path | None, typer.Option(help="File with the bearer token.")]
 Roots = Annotated[Path | None, typer.Option(help="PEM authority; makes the connection TLS.")]
+Certificate = Annotated[
+    Path | None, typer.Option(help="PEM certificate for a teacher that asks its callers for one.")
+]
+Key = Annotated[Path | None, typer.Option(help="PEM private key of the client certificate.")]
 _ADDRESS = ["127.0.0.1:50051"]
 
 
@@ -46,11 +50,17 @@ def train(
 
 
 @app.command()
-def info(address: Address = _ADDRESS, token_file: TokenFile = None, roots: Roots = None) -> None:
+def info(
+    address: Address = _ADDRESS,
+    token_file: TokenFile = None,
+    roots: Roots = None,
+    client_certificate: Certificate = None,
+    client_key: Key = None,
+) -> None:
     """Print what every replica of a teacher says of itself, a JSON object each."""
     from imitkd.asking import connect, print_replicas
 
-    with connect(address, token_file, roots) as client:
+    with connect(address, token_file, roots, client_certificate, client_key) as client:
         print_replicas(client)
 
 
@@ -63,12 +73,14 @@ def score(
     address: Address = _ADDRESS,
     token_file: TokenFile = None,
     roots: Roots = None,
+    client_certificate: Certificate = None,
+    client_key: Key = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score a target: at every position the teacher's candidates and what was written."""
     from imitkd.asking import connect, print_scores, score_text
 
-    with connect(address, token_file, roots) as client:
+    with connect(address, token_file, roots, client_certificate, client_key) as client:
         print_scores(score_text(client, source, target, top_k, temperature), as_json)
 
 
@@ -83,6 +95,8 @@ def generate(
     address: Address = _ADDRESS,
     token_file: TokenFile = None,
     roots: Roots = None,
+    client_certificate: Certificate = None,
+    client_key: Key = None,
 ) -> None:
     """Have the teacher translate standard input, one text a line, to standard output.
 
@@ -91,5 +105,5 @@ def generate(
     from imitkd.asking import connect, generate_lines, mode_of
 
     mode = mode_of(beam, n_best, sample, top_k, temperature, seed)
-    with connect(address, token_file, roots) as client:
+    with connect(address, token_file, roots, client_certificate, client_key) as client:
         generate_lines(client, mode)

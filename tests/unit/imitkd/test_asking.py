@@ -168,14 +168,14 @@ def test_an_over_long_line_loses_its_end(
 
 def test_a_secret_that_cannot_be_read(tmp_path: Path) -> None:
     with (
-        pytest.raises(UserError, match=r"cannot read .*gone: No such file"),
+        pytest.raises(errors.TeacherSecretError, match=r"cannot read .*gone: No such file"),
         connect("127.0.0.1:1", tmp_path / "gone"),
     ):
         pass
 
 
 def test_the_token_is_sent(tiny_teacher: Path, tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("open sesame\n")
+    (tmp_path / "token").write_text("open-sesame\n")
     config = tiny_config(tiny_teacher, token_file=tmp_path / "token")
     with ServerThread(config) as server:
         with connect(server.address, tmp_path / "token") as client:

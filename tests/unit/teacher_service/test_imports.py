@@ -11,7 +11,17 @@ HEAVY = ("torch", "ray", "seq2seq", "pydantic", "transformers")
 
 
 @pytest.mark.parametrize(
-    "module", ["async_client", "client", "codec", "errors", "requests", "retrying"]
+    "module",
+    [
+        "async_client",
+        "channel",
+        "client",
+        "codec",
+        "content_key",
+        "errors",
+        "requests",
+        "retrying",
+    ],
 )
 def test_the_client_side_loads_nothing_heavy(module):
     code = (
@@ -28,10 +38,19 @@ def test_the_policy_of_the_client_loads_no_grpc(module):
     assert done.stdout.strip() == "False"
 
 
-def test_the_batcher_loads_neither_torch_nor_grpc():
+def test_batcher_and_caches_load_neither_torch_nor_grpc():
     code = (
-        "import sys, teacher_service.batching, teacher_service.engine\n"
+        "import sys, teacher_service.batching, teacher_service.engine, teacher_service.caches\n"
         "print([m for m in ('torch', 'grpc', 'seq2seq') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_metrics_load_neither_torch_nor_grpc():
+    code = (
+        "import sys, teacher_service.metrics\n"
+        "print([m for m in ('torch', 'grpc') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
