@@ -93,16 +93,27 @@ def test_the_options_of_both_clients_are_the_same():
 @pytest.mark.parametrize("payload", [ARGMAX, FULL], ids=["Score", "ScoreStream"])
 def test_parts_travel_side_by_side_and_come_back_in_order(payload):
     """Four requests at once and no more (two a replica): each waits for three others."""
-    gate = threading.Barrier(4, timeout=10)
+    gate, lock = threading.Barrier(4, timeout=10), threading.Lock()
+    inside, peak = 0, 0
+
+    def act(*_: Any) -> None:
+        nonlocal inside, peak
+        with lock:
+            inside, peak = inside + 1, max(peak, inside + 1)
+        gate.wait()
+        time.sleep(0.05)  # a fifth would be here by now
+        with lock:
+            inside -= 1
+
     method = "ScoreStream" if payload is FULL else "Score"
-    first, second = (FakeTeacher(before=only(method, lambda *_: gate.wait())) for _ in range(2))
+    first, second = (FakeTeacher(before=only(method, act)) for _ in range(2))
     sources, targets = pairs(16)
     with serving(first, second) as addresses, TeacherClient(addresses) as client:
         known(client, [first, second])
         result = client.score(sources, targets, payload)
     assert result.token_log_probs_P.tolist() == expected(sources, targets)
     assert result.lengths_B.tolist() == [len(t) for t in targets]
-    assert first.calls[method] == second.calls[method] == 4
+    assert first.calls[method] == second.calls[method] == 4 and peak == 4
     assert first.seen + second.seen == {s[0]: 1 for s in sources}
 
 
