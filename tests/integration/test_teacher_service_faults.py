@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -248,10 +249,11 @@ def test_a_full_queue_pushes_back_and_the_client_comes_again(model_dir):
             assert 1 <= int(pushback) <= 5000
             waits: list[float] = []
 
-            def sleep(seconds: float) -> None:
+            async def sleep(seconds: float) -> None:
                 waits.append(seconds)
                 model.open.set()
                 first.result(10), second.result(10)
+                await asyncio.sleep(seconds)
 
             with TeacherClient(server.address, sleep=sleep) as client:
                 assert client.score([[5, 1]], [[6, 7]], ARGMAX).lengths_B.tolist() == [2]
@@ -405,11 +407,11 @@ def test_a_call_rides_out_a_restart_of_the_teacher(model_dir):
         address = server.address
     restarted: list[ServerThread] = []
 
-    def sleep(seconds: float) -> None:
+    async def sleep(seconds: float) -> None:
         if not restarted:
             restarted.append(ServerThread(config.model_copy(update={"address": address})))
             restarted[0].__enter__()
-        threading.Event().wait(seconds)
+        await asyncio.sleep(seconds)
 
     try:
         with TeacherClient(address, timeout_s=30, sleep=sleep) as client:
