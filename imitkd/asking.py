@@ -6,9 +6,9 @@ import json
 import math
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from seq2seq.errors import UserError
 from seq2seq.vocabulary import Vocabulary
 from teacher_service import codec
 from teacher_service.client import TeacherClient
+from teacher_service.replies import check_agreement
 
 # Interactive use: a teacher that is not there is told after seconds, not minutes.
 PATIENCE_S = 20.0
@@ -35,7 +36,7 @@ class ScoredPosition:
 
 @contextmanager
 def connect(
-    address: str, token_file: Path | None = None, roots: Path | None = None
+    address: Sequence[str] | str, token_file: Path | None = None, roots: Path | None = None
 ) -> Iterator[TeacherClient]:
     """A client for interactive use; it gives up after ``PATIENCE_S``.
 
@@ -58,6 +59,26 @@ def connect(
         yield client
     finally:
         client.close()
+
+
+def print_replicas(client: TeacherClient) -> None:
+    """A JSON object a replica: its address with what it says of itself, or with its error.
+
+    Raises:
+        TeacherError: one does not answer, or they do not serve one model; all are printed before.
+    """
+    client.model_info()  # has patience; what follows has less
+    reports = client.replicas()
+    for report in reports:
+        told = {"error": str(report.error)} if report.info is None else asdict(report.info)
+        print(json.dumps({"address": report.address, **told}, indent=2, default=list))
+    first, *others = reports
+    for report in reports:
+        if report.error is not None:
+            raise report.error
+    for other in others:
+        if first.info is not None and other.info is not None:
+            check_agreement(first.address, first.info, other.address, other.info)
 
 
 def served_vocabulary(client: TeacherClient) -> Vocabulary:

@@ -11,10 +11,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from seq2seq.errors import UserError
 from seq2seq.model import describe
+from teacher_service.addresses import written_addresses
+from teacher_service.errors import TeacherRefused
 
 Method = Literal["vanilla", "word-kd", "imitkd", "imitkd-full"]
 Precision = Literal["fp32", "bf16"]
@@ -176,7 +185,8 @@ class TeacherConfig(_Section):
     """Where the teacher answers.
 
     Attributes:
-        address: host:port or unix:path of the scoring service.
+        address: host:port, unix:path or file:/path of the scoring service; a list, or several with
+            commas between, where replicas serve it.
         timeout_s: past it a call that found no teacher stops the run with everything saved.
         revision: the weights that must answer, all through the run; unset: those that answer when
             it begins.
@@ -184,12 +194,25 @@ class TeacherConfig(_Section):
         root_certificates: file with the authority that signed the service's certificate.
     """
 
-    address: str
+    address: tuple[str, ...]
     attempt_timeout_s: float = Field(60.0, gt=0)
     timeout_s: float = Field(300.0, gt=0)
     revision: str | None = None
     token_file: Path | None = None
     root_certificates: Path | None = None
+
+    @field_validator("address", mode="before")
+    @classmethod
+    def _several(cls, address: Any) -> Any:
+        return [address] if isinstance(address, str) else address
+
+    @field_validator("address")
+    @classmethod
+    def _written(cls, address: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return written_addresses(address)
+        except TeacherRefused as error:
+            raise ValueError(str(error)) from error
 
 
 class ValidationConfig(_Section):

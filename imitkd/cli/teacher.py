@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -13,10 +12,16 @@ from teacher_service.command import serve
 app = typer.Typer(name="teacher", help="Train, serve and query teachers.", no_args_is_help=True)
 app.command()(serve)
 
-Address = Annotated[str, typer.Option(help="HOST:PORT or unix:PATH of a serving teacher.")]
+Address = Annotated[
+    list[str],
+    typer.Option(
+        help="HOST:PORT, unix:PATH or file:/PATH of a serving teacher; repeat it, or put commas "
+        "between, for several replicas."
+    ),
+]
 TokenFile = Annotated[Path | None, typer.Option(help="File with the bearer token.")]
 Roots = Annotated[Path | None, typer.Option(help="PEM authority; makes the connection TLS.")]
-_ADDRESS = "127.0.0.1:50051"
+_ADDRESS = ["127.0.0.1:50051"]
 
 
 @app.command()
@@ -42,13 +47,11 @@ def train(
 
 @app.command()
 def info(address: Address = _ADDRESS, token_file: TokenFile = None, roots: Roots = None) -> None:
-    """Print what a teacher says of itself, as JSON."""
-    from dataclasses import asdict
-
-    from imitkd.asking import connect
+    """Print what every replica of a teacher says of itself, a JSON object each."""
+    from imitkd.asking import connect, print_replicas
 
     with connect(address, token_file, roots) as client:
-        typer.echo(json.dumps(asdict(client.model_info()), indent=2, default=list))
+        print_replicas(client)
 
 
 @app.command()
