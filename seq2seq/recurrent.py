@@ -61,7 +61,9 @@ class SSRU(Cell):
 
     def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         new, forget = self.packed(x).chunk(2, -1)
-        return new, torch.sigmoid(forget + self.forget_bias)
+        keep = torch.sigmoid(forget + self.forget_bias)
+        # Under autocast the products are narrow and what is added up over a text is not.
+        return new.to(keep.dtype), keep
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         new, keep = self._gates(x_BTD)

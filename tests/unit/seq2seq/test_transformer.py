@@ -293,6 +293,18 @@ def test_states_of_two_sentences_do_not_touch_each_other() -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+def test_narrow_numbers_come_near_wide_ones(shape: dict[str, str]) -> None:
+    """As the learner's ``precision: bf16`` and the teacher's ``--dtype`` have it."""
+    model = tiny_model(15, **shape)
+    sources, targets = sentences(1, [5, 3]), sentences(2, [4, 6])
+    wide = forced(model, sources, targets)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(forced(model, sources, targets).float(), wide, atol=0.3, rtol=0.1)
+    narrow = stepped(model.to(torch.bfloat16), sources, targets).float()
+    torch.testing.assert_close(narrow, wide, atol=0.3, rtol=0.1)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_every_parameter_gets_a_gradient(shape: dict[str, str]) -> None:
     model = tiny_model(13, **shape).train()
     target, _ = pad_sequences(sentences(2, [4, 5]), 0)
