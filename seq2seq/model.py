@@ -134,15 +134,18 @@ def build_model(config: dict[str, Any]) -> Seq2SeqModel:
     Raises:
         UserError: unknown kind, unknown key or value out of range.
     """
+    from seq2seq.recurrent import Recurrent, RecurrentConfig
     from seq2seq.transformer import Transformer, TransformerConfig
 
     kind = config.get("kind")
-    if kind != "transformer":
-        raise UserError(f"unknown model kind {kind!r}; known kinds: transformer")
     try:
-        return Transformer(TransformerConfig(**config))
+        if kind == "transformer":
+            return Transformer(TransformerConfig(**config))
+        if kind == "recurrent":
+            return Recurrent(RecurrentConfig(**config))
     except ValidationError as error:
         raise UserError(f"model configuration: {describe(error)}") from error
+    raise UserError(f"unknown model kind {kind!r}; known kinds: transformer, recurrent")
 
 
 def describe(error: ValidationError) -> str:

@@ -205,9 +205,10 @@ def fingerprint_of(pieces: Iterable[str], special: SpecialIds) -> str:
 class SentencePieceVocabulary(Vocabulary):
     """One SentencePiece model for both sides.
 
-    The special ids are pad 0, end of sequence 1, unknown 2, start of target 3. The start symbol
-    has an id of its own: where start and end share one, sampled rows lose the loss of their first
-    token (a defect of the paper's published code).
+    The special ids of one trained here are pad 0, end of sequence 1, unknown 2, start of target 3.
+    One made elsewhere, such as Marian's, keeps its end and unknown; pad and start are ids behind
+    its pieces. The start symbol has an id of its own: where start and end share one, sampled rows
+    lose the loss of their first token (a defect of the paper's published code).
     """
 
     kind = "sentencepiece"
@@ -216,7 +217,7 @@ class SentencePieceVocabulary(Vocabulary):
         """Build from a serialised SentencePiece model.
 
         Raises:
-            UserError: the bytes are no such model, or its special ids are not (0, 1, 2, 3).
+            UserError: the bytes are no such model, or it has no end or no unknown symbol.
         """
         self._model_bytes = model_bytes
         try:
@@ -228,22 +229,26 @@ class SentencePieceVocabulary(Vocabulary):
                 f"not a SentencePiece model ({error}); retrain or copy it again"
             ) from error
         p = self._processor
-        found = (p.pad_id(), p.eos_id(), p.unk_id(), p.bos_id())
-        if found != (PAD_ID, EOS_ID, UNK_ID, START_ID):
+        special = SpecialIds(p.pad_id(), p.eos_id(), p.unk_id(), p.bos_id())
+        if min(special.eos, special.unk) < 0:
             raise UserError(
-                f"the SentencePiece model has special ids pad/eos/unk/bos {found}, expected "
-                "(0, 1, 2, 3); train it with `imitkd teacher train`"
+                "the SentencePiece model has no end symbol or none for unknown pieces; train one "
+                "with `imitkd teacher train`"
             )
-        special = SpecialIds(PAD_ID, EOS_ID, UNK_ID, START_ID)
+        self._appended: tuple[str, ...] = ()
+        if special != SpecialIds(PAD_ID, EOS_ID, UNK_ID, START_ID):
+            special = SpecialIds(len(p), special.eos, special.unk, len(p) + 1)
+            self._appended = ("<pad>", "<start>")
         super().__init__(special)
-        self.fingerprint = fingerprint_of((p.id_to_piece(i) for i in range(len(p))), special)
+        self.fingerprint = fingerprint_of(map(self.piece, range(self.size)), special)
 
     @property
     def size(self) -> int:
-        return len(self._processor)
+        return len(self._processor) + len(self._appended)
 
     def piece(self, token_id: int) -> str:
-        return self._processor.id_to_piece(int(token_id))
+        behind = int(token_id) - len(self._processor)
+        return self._processor.id_to_piece(int(token_id)) if behind < 0 else self._appended[behind]
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
         return self._processor.encode(list(texts))
@@ -254,7 +259,8 @@ class SentencePieceVocabulary(Vocabulary):
 
     def decode(self, ids: Sequence[int]) -> str:
         """See :class:`Vocabulary`; unknown ids show as such."""
-        return self._processor.decode([int(i) for i in ids if i > START_ID or i == UNK_ID])
+        dropped = {self.pad_id, self.eos_id, self.start_id}
+        return self._processor.decode([int(i) for i in ids if int(i) not in dropped])
 
     def save(self, directory: Path) -> None:
         self.save_meta(directory)

@@ -107,3 +107,35 @@ def generate(
     mode = mode_of(beam, n_best, sample, top_k, temperature, seed)
     with connect(address, token_file, roots, client_certificate, client_key) as client:
         generate_lines(client, mode)
+
+
+@app.command("import")
+def import_(
+    model: Annotated[
+        Path, typer.Argument(help="Marian model (.npz, .bin) or the directory it is in.")
+    ],
+    output: Annotated[Path, typer.Option(help="Model directory to write.")],
+    vocab: Annotated[
+        Path | None, typer.Option(help=".spm or .yml; found beside the model by default.")
+    ] = None,
+    source_spm: Annotated[
+        Path | None, typer.Option(help="With a .yml: cuts sources; default source.spm beside it.")
+    ] = None,
+    target_spm: Annotated[
+        Path | None, typer.Option(help="With a .yml: cuts targets; default target.spm beside it.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Default: the output's name.")] = None,
+    max_length: Annotated[
+        int, typer.Option(min=1, max=4096, help="Longest source and target, in ids.")
+    ] = 512,
+) -> None:
+    """Make a model directory of a Marian model: OPUS-MT, or one made for browsers."""
+    from imitkd.importing.marian import import_marian
+    from imitkd.importing.marian_files import find_files
+
+    files = find_files(model, vocab, source_spm, target_spm)
+    found = import_marian(files, output, name=name or output.name, max_length=max_length)
+    typer.echo(
+        f"{output}: {found.model.config.kind}, {found.model.parameter_count():,} parameters, "
+        f"{found.vocabulary.size:,} ids"
+    )

@@ -57,13 +57,41 @@ def test_a_missing_model_file_is_named(tmp_path: Path) -> None:
     one_line(caught)
 
 
-def test_other_special_ids_are_refused() -> None:
+def trained_elsewhere(**ids: int) -> bytes:
     out = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(tiny_text()), model_writer=out, vocab_size=48, minloglevel=2
+        sentence_iterator=iter(tiny_text()), model_writer=out, vocab_size=48, minloglevel=2, **ids
     )
-    with pytest.raises(UserError, match=r"special ids .*expected \(0, 1, 2, 3\)"):
-        SentencePieceVocabulary(out.getvalue())
+    return out.getvalue()
+
+
+def test_a_model_without_an_end_symbol_is_refused() -> None:
+    with pytest.raises(UserError, match="has no end symbol"):
+        SentencePieceVocabulary(trained_elsewhere(eos_id=-1))
+
+
+@pytest.mark.parametrize(
+    "ids", [{"eos_id": 0, "unk_id": 1, "bos_id": -1}, {"eos_id": 2, "unk_id": 0, "bos_id": 1}]
+)
+def test_a_model_made_elsewhere_gets_pad_and_start_behind_its_pieces(
+    ids: dict[str, int], tmp_path: Path
+) -> None:
+    content = trained_elsewhere(**ids)
+    vocabulary, theirs = SentencePieceVocabulary(content), sentencepiece.SentencePieceProcessor()
+    theirs.load_from_serialized_proto(content)
+    special = vocabulary.special
+    assert (special.eos, special.unk) == (ids["eos_id"], ids["unk_id"])
+    assert (special.pad, special.start, vocabulary.size) == (48, 49, 50)
+    pieces = [vocabulary.piece(i) for i in range(50)]
+    assert pieces == [*(theirs.id_to_piece(i) for i in range(48)), "<pad>", "<start>"]
+    text = tiny_text(1, seed=9)[0]
+    written = [*vocabulary.encode_target(text), 48, 49]
+    assert written[:-3] == theirs.encode(text) and vocabulary.decode(written) == text
+    vocabulary.save(tmp_path)
+    again = load_vocabulary(tmp_path)
+    assert again.fingerprint == vocabulary.fingerprint and again.special == special
+    others = {v.fingerprint for v in (tiny_vocabulary(), vocabulary)}
+    assert len(others) == 2
 
 
 @pytest.mark.parametrize("meta", ["{", "[]", "\udcff"])
