@@ -33,7 +33,7 @@ from seq2seq.corpus import Example, read_split
 from seq2seq.data import BatchPlan, TokenizedSplit
 from seq2seq.model import build_model
 from seq2seq.transformer import sinusoidal_positions
-from seq2seq.vocabulary import Vocabulary
+from seq2seq.vocabulary import load_vocabulary
 from student_trainer.assembly import TrainingBatch, assemble
 from student_trainer.config import LossConfig, Method, OptimiserConfig
 from student_trainer.objective import backward
@@ -115,7 +115,7 @@ def _examples() -> tuple[list[Example], str]:
 @functools.cache
 def _batches(count: int) -> tuple[list[TrainingBatch], list[TrainingBatch], str, int]:
     """The same batches without labels and with random ones of ``CANDIDATES`` ids."""
-    vocabulary = Vocabulary.load(shipped(TEACHER) / "tokenizer")
+    vocabulary = load_vocabulary(shipped(TEACHER) / "tokenizer")
     examples, origin = _examples()
     split = TokenizedSplit(examples, vocabulary, max_source_length=256, max_target_length=256)
     lengths = np.maximum(split.source_lengths, split.target_lengths)

@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import math
 import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from imitkd.text_lines import encode_lines, read_lines
 from seq2seq.errors import UserError
-from seq2seq.vocabulary import Vocabulary
+from student_trainer.served_vocabulary import served_vocabulary
 from teacher_service import codec
 from teacher_service.channel import Credentials
 from teacher_service.client import TeacherClient
+from teacher_service.replies import check_agreement
 
 # Interactive use: a teacher that is not there is told after seconds, not minutes.
 PATIENCE_S = 20.0
@@ -36,7 +36,7 @@ class ScoredPosition:
 
 @contextmanager
 def connect(
-    address: str,
+    address: Sequence[str] | str,
     token_file: Path | None = None,
     roots: Path | None = None,
     client_certificate: Path | None = None,
@@ -63,18 +63,24 @@ def connect(
         client.close()
 
 
-def served_vocabulary(client: TeacherClient) -> Vocabulary:
-    """The teacher's tokenizer, fetched as an artefact and checked by its fingerprint.
+def print_replicas(client: TeacherClient) -> None:
+    """A JSON object a replica: its address with what it says of itself, or with its error.
 
     Raises:
-        UserError: the teacher's tokenizer is of a kind this program cannot use.
+        TeacherError: one does not answer, or they do not serve one model; all are printed before.
     """
-    with tempfile.TemporaryDirectory() as directory:
-        for name, content in client.artifact("tokenizer").items():
-            path = Path(directory) / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        return Vocabulary.load(Path(directory))
+    client.model_info()  # has patience; what follows has less
+    reports = client.replicas()
+    for report in reports:
+        told = {"error": str(report.error)} if report.info is None else asdict(report.info)
+        print(json.dumps({"address": report.address, **told}, indent=2, default=list))
+    first, *others = reports
+    for report in reports:
+        if report.error is not None:
+            raise report.error
+    for other in others:
+        if first.info is not None and other.info is not None:
+            check_agreement(first.address, first.info, other.address, other.info)
 
 
 def score_text(

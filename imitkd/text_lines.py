@@ -43,11 +43,12 @@ def encode_lines(
     """
     sources = []
     for number, ids in enumerate(vocabulary.encode_many(texts), first + 1):
-        if len(ids) >= limit:
+        length = len(vocabulary.as_source(ids))
+        if length > limit:
             print(
-                f"imitkd: line {number} has {len(ids) + 1} ids, more than the model's {limit}: its "
+                f"imitkd: line {number} has {length} ids, more than the model's {limit}: its "
                 "end was left out; split it",
                 file=sys.stderr,
             )
-        sources.append([*ids[: limit - 1], vocabulary.eos_id])
+        sources.append(vocabulary.as_source(ids, limit))
     return sources

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from seq2seq.errors import UserError
 from seq2seq.model import Seq2SeqModel, build_model
-from seq2seq.vocabulary import Vocabulary
+from seq2seq.vocabulary import Vocabulary, load_vocabulary
 
 CONFIG_FILE, WEIGHTS_FILE, TOKENIZER_DIR, CARD_FILE = (
     "config.json",
@@ -148,8 +148,13 @@ def load_model_directory(
     path: Path | str,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    target_prefix: str | None = None,
 ) -> ModelDirectory:
-    """Read a model directory; the model is in evaluation mode.
+    """Read a model directory, ours or one of ``transformers``; the model is in evaluation mode.
+
+    Args:
+        target_prefix: for the latter, pieces that every target begins with, separated by spaces;
+            None leaves it to its configuration.
 
     Raises:
         UserError: a file is missing or broken, weights, configuration and tokenizer do not belong
@@ -157,8 +162,16 @@ def load_model_directory(
     """
     path = Path(path)
     check_device(device)
+    if is_huggingface(path):
+        from seq2seq.huggingface_directory import load_huggingface_directory
+
+        return load_huggingface_directory(path, device, dtype, target_prefix)
     config = read_config(path)
-    vocabulary = Vocabulary.load(path / TOKENIZER_DIR)
+    if target_prefix is not None:
+        raise UserError(
+            f"{path}: a target prefix is for models of transformers; leave --target-prefix out"
+        )
+    vocabulary = load_vocabulary(path / TOKENIZER_DIR)
     model = build_model(config["model"])
     if vocabulary.size != model.config.vocab_size:
         raise UserError(
@@ -190,8 +203,30 @@ def check_device(device: torch.device | str) -> None:
         raise UserError(f"device {str(device)!r} is not usable ({reason}); use cpu") from error
 
 
+def load_model_vocabulary(path: Path | str) -> Vocabulary:
+    """The vocabulary of a model directory of either kind, without its weights.
+
+    Raises:
+        UserError: the tokenizer is missing or broken.
+    """
+    path = Path(path)
+    if is_huggingface(path):
+        from seq2seq.huggingface_directory import load_huggingface_vocabulary
+
+        return load_huggingface_vocabulary(path)
+    return load_vocabulary(path / TOKENIZER_DIR)
+
+
+def is_huggingface(path: Path) -> bool:
+    """Whether ``config.json`` is one of ``transformers``: it names a ``model_type``."""
+    if not (path / CONFIG_FILE).is_file():
+        return False
+    config = _read_json(path / CONFIG_FILE)
+    return "model" not in config and isinstance(config.get("model_type"), str)
+
+
 def read_config(path: Path) -> dict[str, Any]:
-    """``config.json`` of a model directory.
+    """``config.json`` of a model directory of ours.
 
     Raises:
         UserError: missing or broken.
@@ -200,16 +235,21 @@ def read_config(path: Path) -> dict[str, Any]:
     if not file.is_file():
         raise UserError(
             f"{path} is no model directory ({CONFIG_FILE} is missing); give a directory written by "
-            "`imitkd teacher train` or `imitkd train`"
+            "`imitkd teacher train`, `imitkd train` or save_pretrained of transformers"
         )
+    config = _read_json(file)
+    if not isinstance(config.get("model"), dict):
+        raise UserError(f"{file} has no 'model' section; copy the directory again")
+    config.setdefault("name", Path(path).resolve().name)
+    return config
+
+
+def _read_json(file: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text())
     except ValueError as error:
         raise UserError(f"{file} is not valid JSON ({error}); copy the directory again") from error
-    if not isinstance(config, dict) or not isinstance(config.get("model"), dict):
-        raise UserError(f"{file} has no 'model' section; copy the directory again")
-    config.setdefault("name", Path(path).resolve().name)
-    return config
+    return config if isinstance(config, dict) else {}
 
 
 def load_weights(file: Path) -> dict[str, torch.Tensor]:
@@ -243,10 +283,15 @@ def load_state(model: Seq2SeqModel, tensors: dict[str, torch.Tensor], file: Path
 
 def content_revision(path: Path) -> str:
     """``sha256:...`` over configuration and weights of a model directory."""
-    digest = hashlib.sha256()
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        digest.update(name.encode())
-        with open(Path(path) / name, "rb") as file:
+    return files_revision([Path(path) / CONFIG_FILE, Path(path) / WEIGHTS_FILE])
+
+
+def files_revision(paths: Iterable[Path], settings: str = "") -> str:
+    """``sha256:...`` over names and contents of files, after ``settings``."""
+    digest = hashlib.sha256(settings.encode())
+    for path in paths:
+        digest.update(path.name.encode())
+        with open(path, "rb") as file:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
     return "sha256:" + digest.hexdigest()

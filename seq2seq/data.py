@@ -11,7 +11,7 @@ import numpy as np
 from seq2seq.corpus import Example
 from seq2seq.errors import UserError
 from seq2seq.noise import uniform_array
-from seq2seq.vocabulary import EOS_ID, UNK_ID, Vocabulary
+from seq2seq.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -76,15 +76,13 @@ class TokenizedSplit:
         segmentation: Segmentation | None = None,
     ) -> None:
         segmentation = segmentation or Segmentation()
+        references = [e.references[0] if e.references else "" for e in examples]
+        sources = map(vocabulary.as_source, vocabulary.encode_many([e.source for e in examples]))
+        targets = map(vocabulary.as_target, vocabulary.encode_many_targets(references))
         kept = [
-            example
-            for example, source, target in zip(
-                examples,
-                vocabulary.encode_many([e.source for e in examples]),
-                vocabulary.encode_many([e.references[0] if e.references else "" for e in examples]),
-                strict=True,
-            )
-            if len(source) < max_source_length and len(target) < max_target_length
+            row
+            for row in zip(examples, sources, targets, strict=True)
+            if len(row[1]) <= max_source_length and len(row[2]) <= max_target_length
         ]
         self.dropped = len(examples) - len(kept)
         if not kept:
@@ -92,12 +90,17 @@ class TokenizedSplit:
                 f"all {len(examples)} sentences are longer than the model's limits of "
                 f"{max_source_length} source and {max_target_length} target ids; raise the limits"
             )
-        self.has_targets = all(e.references for e in kept)
-        targets = [e.references[0] if e.references else "" for e in kept]
-        self._sources = _segment(
-            [e.source for e in kept], vocabulary, segmentation, max_source_length
+        self.has_targets = all(e.references for e, _, _ in kept)
+        self._unk_id = vocabulary.unk_id
+        self._sources = _ragged(
+            [
+                _segmented(vocabulary, example.source, source, segmentation, max_source_length)
+                for example, source, _ in kept
+            ],
+            segmentation.alpha,
+            vocabulary.size,
         )
-        self._targets = _segment(targets, vocabulary, Segmentation(), max_target_length)
+        self._targets = _ragged([[(t, 0.0)] for _, _, t in kept], 1.0, vocabulary.size)
         self.source_lengths = self._sources.best_lengths()
         self.target_lengths = self._targets.best_lengths()
 
@@ -115,30 +118,36 @@ class TokenizedSplit:
     def unknown_rate(self) -> float:
         """Share of unknown ids among all ids of sources and targets."""
         ids = np.concatenate([self._sources.ids, self._targets.ids])
-        return float((ids == UNK_ID).mean())
+        return float((ids == self._unk_id).mean())
 
 
-def _segment(
-    texts: Sequence[str], vocabulary: Vocabulary, segmentation: Segmentation, limit: int
+def _segmented(
+    vocabulary: Vocabulary, text: str, best: list[int], segmentation: Segmentation, limit: int
+) -> list[tuple[list[int], float]]:
+    """The sources that a text may be read as, with their log-probabilities, best first."""
+    if segmentation.candidates == 1:
+        return [(best, 0.0)]
+    found = vocabulary.segmentations(text, segmentation.candidates)
+    options = [(vocabulary.as_source(ids), score) for ids, score in found]
+    # Where scores tie, even the best of the list may be longer than what encoding gives.
+    return [option for option in options if len(option[0]) <= limit] or [(best, 0.0)]
+
+
+def _ragged(
+    rows: Sequence[Sequence[tuple[list[int], float]]], alpha: float, vocabulary_size: int
 ) -> _Ragged:
-    if segmentation.candidates > 1:
-        lists = [vocabulary.segmentations(t, segmentation.candidates) for t in texts]
-    else:
-        lists = [[(ids, 0.0)] for ids in vocabulary.encode_many(texts)]
+    """Rows of alternatives, each drawn in proportion to its probability to the power ``alpha``."""
     ids: list[int] = []
     offsets, first = [0], [0]
     cumulative: list[float] = []
-    for text, options in zip(texts, lists, strict=True):
-        # Where scores tie, even the best of the list may be longer than what encoding gives.
-        fitting = [o for o in options if len(o[0]) < limit] or [(vocabulary.encode(text), 0.0)]
-        weights = np.exp(segmentation.alpha * (np.array([s for _, s in fitting]) - fitting[0][1]))
-        for option, _ in fitting:
+    for options in rows:
+        weights = np.exp(alpha * (np.array([score for _, score in options]) - options[0][1]))
+        for option, _ in options:
             ids.extend(option)
-            ids.append(EOS_ID)
             offsets.append(len(ids))
         cumulative.extend(np.cumsum(weights / weights.sum()))
         first.append(len(offsets) - 1)
-    dtype = np.uint16 if vocabulary.size <= 1 << 16 else np.int32
+    dtype = np.uint16 if vocabulary_size <= 1 << 16 else np.int32
     return _Ragged(
         np.array(ids, dtype=dtype),
         np.array(offsets, dtype=np.int64),

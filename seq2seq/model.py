@@ -56,7 +56,8 @@ class Seq2SeqModel(nn.Module, ABC):
     """An autoregressive model of p(target | source).
 
     Attributes:
-        config: has ``vocab_size``, ``max_source_length``, ``max_target_length`` and special ids.
+        config: has ``vocab_size``, ``d_model``, ``max_source_length``, ``max_target_length``,
+            ``pad_id``, ``eos_id`` and ``start_id``, the last id read before the first target.
         dropout_source: shared by all dropout layers; call ``begin_step`` before a training step.
     """
 
@@ -69,11 +70,19 @@ class Seq2SeqModel(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, encoded: EncoderOutput, inputs_BT: Tensor) -> Tensor:
-        """Hidden states ``[B, T, D]`` for teacher-forced inputs that begin with the start id."""
+        """Hidden states ``[B, T, D]`` for teacher-forced inputs that begin with ``start_id``.
+
+        What a model reads before it (see ``start_ids``) it adds by itself, here and in ``start``.
+        """
 
     @abstractmethod
     def output_projection(self) -> tuple[Tensor, Tensor]:
         """Weight ``[V, D]`` and bias ``[V]`` that make logits of hidden states."""
+
+    @property
+    def has_output_projection(self) -> bool:
+        """Whether one matrix makes logits of hidden states; an ensemble has none."""
+        return True
 
     def project(self, hidden: Tensor) -> Tensor:
         """Logits ``[..., V]`` of hidden states ``[..., D]``."""
@@ -92,19 +101,31 @@ class Seq2SeqModel(nn.Module, ABC):
         return self.project(self.decode(self.encode(source_BS, lengths_B), inputs_BT))
 
     @property
+    def start_ids(self) -> tuple[int, ...]:
+        """All that is read before the first target: start symbol and any forced prefix.
+
+        The last of them is ``config.start_id``.
+        """
+        return (self.config.start_id,)
+
+    @property
     def device(self) -> torch.device:
         """Where the parameters live."""
         return next(self.parameters()).device
 
     def parameter_count(self) -> int:
-        """Number of trainable numbers; shared ones count once."""
-        return sum(p.numel() for p in self.parameters())
+        """Number of trained numbers; shared ones count once."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
 
 def forbid_special(scores: Tensor, config: Any) -> None:
-    """Make pad and start impossible ``[N, V]``, in place: neither is ever a target."""
+    """Make pad and start impossible ``[N, V]``, in place: neither is ever a target.
+
+    A start symbol that is the end symbol as well (BART) can be written, as the end.
+    """
     scores[:, config.pad_id] = -torch.inf
-    scores[:, config.start_id] = -torch.inf
+    if config.start_id != config.eos_id:
+        scores[:, config.start_id] = -torch.inf
 
 
 def build_model(config: dict[str, Any]) -> Seq2SeqModel:
@@ -113,15 +134,18 @@ def build_model(config: dict[str, Any]) -> Seq2SeqModel:
     Raises:
         UserError: unknown kind, unknown key or value out of range.
     """
+    from seq2seq.recurrent import Recurrent, RecurrentConfig
     from seq2seq.transformer import Transformer, TransformerConfig
 
     kind = config.get("kind")
-    if kind != "transformer":
-        raise UserError(f"unknown model kind {kind!r}; known kinds: transformer")
     try:
-        return Transformer(TransformerConfig(**config))
+        if kind == "transformer":
+            return Transformer(TransformerConfig(**config))
+        if kind == "recurrent":
+            return Recurrent(RecurrentConfig(**config))
     except ValidationError as error:
         raise UserError(f"model configuration: {describe(error)}") from error
+    raise UserError(f"unknown model kind {kind!r}; known kinds: transformer, recurrent")
 
 
 def describe(error: ValidationError) -> str:

@@ -9,8 +9,9 @@ matrix, as are key and value of cross-attention; an export splits them by rows.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Literal, cast
+from typing import Any, Literal, Self, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -20,16 +21,15 @@ from torch.nn import functional as F
 from seq2seq.batch import length_mask
 from seq2seq.dropout import DropoutSource, PooledDropout
 from seq2seq.model import DecoderState, EncoderOutput, Seq2SeqModel
-from seq2seq.transformer_state import Memory, TransformerState
+from seq2seq.transformer_state import Memory, SourceState, TransformerState
 from seq2seq.vocabulary import EOS_ID, PAD_ID, START_ID
 
 
-class TransformerConfig(BaseModel):
-    """Shape of a :class:`Transformer`; unknown keys are refused."""
+class StackConfig(BaseModel):
+    """Shape of an :class:`EncoderDecoder`; unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["transformer"] = "transformer"
     vocab_size: int = Field(ge=5)
     d_model: int = Field(256, ge=2)
     heads: int = Field(4, ge=1)
@@ -46,12 +46,18 @@ class TransformerConfig(BaseModel):
     start_id: int = START_ID
 
     @model_validator(mode="after")
-    def _check(self) -> TransformerConfig:
+    def _check(self) -> Self:
         if self.d_model % self.heads or self.d_model % 2:
             raise ValueError(
                 f"d_model {self.d_model} must be even and a multiple of heads {self.heads}"
             )
         return self
+
+
+class TransformerConfig(StackConfig):
+    """Shape of a :class:`Transformer`."""
+
+    kind: Literal["transformer"] = "transformer"
 
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -64,7 +70,7 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class _Attention(nn.Module):
     """Multi-head attention; ``own`` projects query, key and value from one input."""
 
-    def __init__(self, config: TransformerConfig, own: bool) -> None:
+    def __init__(self, config: StackConfig, own: bool) -> None:
         super().__init__()
         d = config.d_model
         self.heads = config.heads
@@ -85,7 +91,7 @@ class _Attention(nn.Module):
 
 
 class _FeedForward(nn.Module):
-    def __init__(self, config: TransformerConfig, source: DropoutSource) -> None:
+    def __init__(self, config: StackConfig, source: DropoutSource) -> None:
         super().__init__()
         self.inner = nn.Linear(config.d_model, config.ffn)
         self.outer = nn.Linear(config.ffn, config.d_model)
@@ -93,13 +99,16 @@ class _FeedForward(nn.Module):
         self.dropout = PooledDropout(config.dropout, source)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.outer(self.dropout(self.activation(self.inner(x))))
+        x = self.inner(x)
+        if self.activation is F.relu:
+            return self.outer(self.dropout.relu_(x))
+        return self.outer(self.dropout(self.activation(x)))
 
 
 class _Block(nn.Module):
     """A residual connection with its layer norm before (pre) or after (post) the sum."""
 
-    def __init__(self, config: TransformerConfig, source: DropoutSource) -> None:
+    def __init__(self, config: StackConfig, source: DropoutSource) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(config.d_model)
         self.pre = config.norm == "pre"
@@ -109,12 +118,12 @@ class _Block(nn.Module):
         return self.norm(x) if self.pre else x
 
     def after(self, x: Tensor, change: Tensor) -> Tensor:
-        x = x + self.dropout(change)
+        x = self.dropout.add(x, change)
         return x if self.pre else self.norm(x)
 
 
 class _EncoderLayer(nn.Module):
-    def __init__(self, config: TransformerConfig, source: DropoutSource) -> None:
+    def __init__(self, config: StackConfig, source: DropoutSource) -> None:
         super().__init__()
         self.attention = _Attention(config, own=True)
         self.feed_forward = _FeedForward(config, source)
@@ -130,15 +139,32 @@ class _EncoderLayer(nn.Module):
         return self.feed_forward_block.after(x, y)
 
 
-class _DecoderLayer(nn.Module):
-    def __init__(self, config: TransformerConfig, source: DropoutSource) -> None:
+class DecoderLayer(nn.Module, ABC):
+    """What was written so far, then cross-attention, then feed-forward.
+
+    How a layer takes in what was written, and what it remembers of it, is its subclass's.
+    """
+
+    def __init__(self, config: StackConfig, source: DropoutSource) -> None:
         super().__init__()
-        self.self_attention = _Attention(config, own=True)
+        self._make_own(config)
         self.cross_attention = _Attention(config, own=False)
         self.feed_forward = _FeedForward(config, source)
         self.self_block = _Block(config, source)
         self.cross_block = _Block(config, source)
         self.feed_forward_block = _Block(config, source)
+
+    @abstractmethod
+    def _make_own(self, config: StackConfig) -> None:
+        """Make the modules that take in what was written."""
+
+    @abstractmethod
+    def read(self, x_BTD: Tensor) -> Tensor:
+        """What each position ``[B, T, D]`` takes from itself and those before it."""
+
+    @abstractmethod
+    def read_one(self, x_N1D: Tensor, layer: int, state: Any) -> Tensor:
+        """The same for the newest position ``[N, 1, D]``, which ``state`` then remembers."""
 
     def cross_keys(self, states_BSD: Tensor) -> tuple[Tensor, Tensor]:
         k, v = self.cross_attention.split(self.cross_attention.packed(states_BSD), 2)
@@ -156,33 +182,40 @@ class _DecoderLayer(nn.Module):
         return self.feed_forward_block.after(x, y)
 
     def forward(self, x: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        y = self.self_block.before(x)
-        sq, sk, sv = self.self_attention.split(self.self_attention.packed(y), 3)
-        # Targets are padded at their ends only: the causal mask already hides all padding.
-        y = F.scaled_dot_product_attention(sq, sk, sv, is_causal=True)
-        x = self.self_block.after(x, self.self_attention.merge(y))
+        x = self.self_block.after(x, self.read(self.self_block.before(x)))
         q = self._cross_query(x)
         return self._feed(x, F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
 
-    def step(self, x: Tensor, layer: int, state: TransformerState) -> Tensor:
-        """``x [N, 1, D]`` of the newest position; appends its keys to the state's cache."""
-        y = self.self_block.before(x)
-        q, k, v = self.self_attention.split(self.self_attention.packed(y), 3)
-        y = self.self_attention.merge(state.attend_own(layer, q, k, v))
-        x = self.self_block.after(x, y)
+    def step(self, x: Tensor, layer: int, state: SourceState) -> Tensor:
+        """``x [N, 1, D]`` of the newest position."""
+        x = self.self_block.after(x, self.read_one(self.self_block.before(x), layer, state))
         n, _, d = x.shape
         # The beams of one source stand side by side as query positions: its keys are kept once.
         x = x.view(n // state.beams, state.beams, d)
         return self._feed(x, state.attend_cross(layer, self._cross_query(x))).view(n, 1, d)
 
 
-class Transformer(Seq2SeqModel):
-    """Encoder-decoder Transformer (Vaswani et al. 2017) behind the shared interface."""
+class _SelfAttentionLayer(DecoderLayer):
+    def _make_own(self, config: StackConfig) -> None:
+        self.self_attention = _Attention(config, own=True)
 
-    config: TransformerConfig
+    def read(self, x_BTD: Tensor) -> Tensor:
+        q, k, v = self.self_attention.split(self.self_attention.packed(x_BTD), 3)
+        # Targets are padded at their ends only: the causal mask already hides all padding.
+        return self.self_attention.merge(F.scaled_dot_product_attention(q, k, v, is_causal=True))
+
+    def read_one(self, x_N1D: Tensor, layer: int, state: TransformerState) -> Tensor:
+        q, k, v = self.self_attention.split(self.self_attention.packed(x_N1D), 3)
+        return self.self_attention.merge(state.attend_own(layer, q, k, v))
+
+
+class EncoderDecoder(Seq2SeqModel):
+    """A Transformer's encoder, and a decoder of layers that attend to it."""
+
+    config: StackConfig
     positions: Tensor
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: StackConfig) -> None:
         super().__init__()
         self.config = config
         self.dropout_source = source = DropoutSource()
@@ -193,7 +226,7 @@ class Transformer(Seq2SeqModel):
             _EncoderLayer(config, source) for _ in range(config.encoder_layers)
         )
         self.decoder_layers = nn.ModuleList(
-            _DecoderLayer(config, source) for _ in range(config.decoder_layers)
+            self._decoder_layer(source) for _ in range(config.decoder_layers)
         )
         pre = config.norm == "pre"
         self.encoder_norm = nn.LayerNorm(config.d_model) if pre else nn.Identity()
@@ -205,15 +238,24 @@ class Transformer(Seq2SeqModel):
         self._scale = math.sqrt(config.d_model)
         self._initialise()
 
+    @abstractmethod
+    def _decoder_layer(self, source: DropoutSource) -> DecoderLayer:
+        """A layer of the decoder, for ``self.config``."""
+
+    @abstractmethod
+    def _decoder_state(self, cross: list[Memory], lengths_B: Tensor, beams: int) -> SourceState:
+        """What the decoder's layers remember before the first token."""
+
     def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         nn.init.normal_(self.embedding.weight, std=self.config.d_model**-0.5)
 
-    def _decoder(self) -> Iterable[_DecoderLayer]:
-        return cast(Iterable[_DecoderLayer], self.decoder_layers)
+    def _decoder(self) -> Iterable[DecoderLayer]:
+        return cast(Iterable[DecoderLayer], self.decoder_layers)
 
     def _embed(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
         if positions is None:
@@ -237,18 +279,32 @@ class Transformer(Seq2SeqModel):
     def output_projection(self) -> tuple[Tensor, Tensor]:
         return self.embedding.weight, self.logit_bias
 
-    def start(self, encoded: EncoderOutput, beams: int = 1) -> TransformerState:
+    def start(self, encoded: EncoderOutput, beams: int = 1) -> SourceState:
         states = encoded.states_BSD
         cross = [Memory.of(*layer.cross_keys(states)) for layer in self._decoder()]
-        return TransformerState(cross, encoded.lengths_B, beams)
+        return self._decoder_state(cross, encoded.lengths_B, beams)
 
     def step(self, tokens_N: Tensor, state: DecoderState) -> Tensor:
-        assert isinstance(state, TransformerState)
+        assert isinstance(state, SourceState)
         x = self._embed(tokens_N[:, None], state.begin_step(self.positions))
         for index, layer in enumerate(self._decoder()):
             x = layer.step(x, index, state)
         state.end_step()
         return self.decoder_norm(x).squeeze(1)
+
+
+class Transformer(EncoderDecoder):
+    """Encoder-decoder Transformer (Vaswani et al. 2017) behind the shared interface."""
+
+    config: TransformerConfig
+
+    def _decoder_layer(self, source: DropoutSource) -> DecoderLayer:
+        return _SelfAttentionLayer(self.config, source)
+
+    def _decoder_state(
+        self, cross: list[Memory], lengths_B: Tensor, beams: int
+    ) -> TransformerState:
+        return TransformerState(cross, lengths_B, beams)
 
 
 def _key_mask(lengths_B: Tensor, width: int) -> Tensor:

@@ -11,7 +11,12 @@ from seq2seq.vocabulary import Vocabulary
 
 def encode_sources(vocabulary: Vocabulary, texts: Sequence[str], limit: int) -> list[list[int]]:
     """Encoder inputs of texts; one longer than ``limit`` ids loses its end, not its end symbol."""
-    return [[*ids[: limit - 1], vocabulary.eos_id] for ids in vocabulary.encode_many(texts)]
+    return [vocabulary.as_source(ids, limit) for ids in vocabulary.encode_many(texts)]
+
+
+def encode_targets(vocabulary: Vocabulary, texts: Sequence[str], limit: int) -> list[list[int]]:
+    """Finished targets of texts, cut likewise."""
+    return [vocabulary.as_target(ids, limit) for ids in vocabulary.encode_many_targets(texts)]
 
 
 def translate(

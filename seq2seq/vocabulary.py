@@ -1,12 +1,19 @@
-"""SentencePiece vocabulary with fixed special ids and a fingerprint both sides compare."""
+"""Text to ids and back: what every vocabulary offers, and the SentencePiece one.
+
+A vocabulary is kept in the ``tokenizer/`` folder of a model directory: its own files, and
+``vocabulary.json`` with its kind, its special ids and the fingerprint that both sides compare.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 
@@ -14,25 +21,203 @@ from seq2seq.errors import UserError
 
 PAD_ID, EOS_ID, UNK_ID, START_ID = 0, 1, 2, 3
 
+META_FILE = "vocabulary.json"
 _MODEL_FILE = "sentencepiece.model"
-_META_FILE = "vocabulary.json"
 
 
-class Vocabulary:
+@dataclass(frozen=True)
+class SpecialIds:
+    """Ids that are no text; ``start`` may be that of ``pad`` (T5, Marian) or ``eos`` (BART)."""
+
+    pad: int
+    eos: int
+    unk: int
+    start: int
+
+
+class Vocabulary(ABC):
     """Text to ids and back.
 
-    The special ids are pad 0, end of sequence 1, unknown 2, start of target 3. The start symbol
-    has an id of its own: where start and end share one, sampled rows lose the loss of their first
-    token (a defect of the paper's published code).
+    Attributes:
+        pad_id, eos_id, unk_id, start_id: padding, end of sequence, unknown, start of target.
+        source_prefix, source_suffix: what stands around the ids of a source's text; the suffix
+            holds the end symbol (mBART's has a language code behind it).
+        fingerprint: ``sha256:...`` of the id -> piece table and the special ids.
     """
 
-    pad_id, eos_id, unk_id, start_id = PAD_ID, EOS_ID, UNK_ID, START_ID
+    kind: str
+    fingerprint: str
+    source_prefix: tuple[int, ...] = ()
+    source_suffix: tuple[int, ...]
+
+    def __init__(self, special: SpecialIds) -> None:
+        self.special = special
+        self.pad_id, self.eos_id = special.pad, special.eos
+        self.unk_id, self.start_id = special.unk, special.start
+        self.source_suffix = (special.eos,)
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Number of ids, V."""
+
+    @abstractmethod
+    def piece(self, token_id: int) -> str:
+        """The piece with that id."""
+
+    @abstractmethod
+    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of many source texts, without what stands around them."""
+
+    def encode_many_targets(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of many target texts, without the end symbol."""
+        return self.encode_many(texts)
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of target ids; pad, end and start are dropped."""
+
+    @abstractmethod
+    def save(self, directory: Path) -> None:
+        """Write the tokenizer files into ``directory`` (created if absent)."""
+
+    @property
+    def source_tail(self) -> int:
+        """How many ids of a source stand behind its end symbol."""
+        suffix = self.source_suffix
+        return len(suffix) - 1 - suffix.index(self.eos_id) if self.eos_id in suffix else 0
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of one source text, without what stands around them."""
+        return self.encode_many([text])[0]
+
+    def as_source(self, ids: Sequence[int], limit: int | None = None) -> list[int]:
+        """Exactly the encoder's input; of more than ``limit`` ids the text loses its end."""
+        if limit is not None:
+            ids = ids[: max(0, limit - len(self.source_prefix) - len(self.source_suffix))]
+        return [*self.source_prefix, *ids, *self.source_suffix]
+
+    def as_target(self, ids: Sequence[int], limit: int | None = None) -> list[int]:
+        """A finished target, without the start symbol; one over ``limit`` ids loses its end."""
+        return [*(ids if limit is None else ids[: limit - 1]), self.eos_id]
+
+    def encode_source(self, text: str) -> list[int]:
+        """Exactly the encoder's input: ids, the end symbol and whatever else belongs to it."""
+        return self.as_source(self.encode(text))
+
+    def encode_target(self, text: str) -> list[int]:
+        """A finished target: ids and the end symbol, without the start symbol."""
+        return self.as_target(self.encode_many_targets([text])[0])
+
+    def segmentations(self, text: str, count: int) -> list[tuple[list[int], float]]:
+        """The ``count`` most probable segmentations of a source: (ids, log-prob), best first.
+
+        Raises:
+            UserError: this kind of vocabulary has but one.
+        """
+        raise UserError(
+            f"a vocabulary of kind {self.kind!r} has one segmentation of a text; set "
+            "corpus.source_candidates to 1"
+        )
+
+    def meta(self) -> dict[str, Any]:
+        """What ``vocabulary.json`` holds."""
+        return {
+            "kind": self.kind,
+            "size": self.size,
+            "special_ids": asdict(self.special),
+            "fingerprint": self.fingerprint,
+        }
+
+    def save_meta(self, directory: Path) -> None:
+        """Write ``vocabulary.json`` into ``directory`` (created if absent)."""
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / META_FILE).write_text(json.dumps(self.meta(), indent=2) + "\n")
+
+
+def load_vocabulary(directory: Path) -> Vocabulary:
+    """Read a ``tokenizer/`` folder of any kind.
+
+    Raises:
+        UserError: a file is missing or broken, the kind is unknown, or the files do not match
+            their fingerprint.
+    """
+    directory = Path(directory)
+    meta = _read_meta(directory / META_FILE)
+    kind = meta.get("kind", SentencePieceVocabulary.kind)
+    vocabulary: Vocabulary
+    if kind == SentencePieceVocabulary.kind:
+        vocabulary = SentencePieceVocabulary.read(directory)
+    elif kind == "tokenizers":
+        from seq2seq.tokenizers_vocabulary import TokenizersVocabulary
+
+        vocabulary = TokenizersVocabulary.read(directory, *_size_and_special(directory, meta))
+    elif kind == "sentencepiece-pair":
+        from seq2seq.sentencepiece_pair import SentencePiecePair
+
+        vocabulary = SentencePiecePair.read(directory, *_size_and_special(directory, meta))
+    else:
+        raise UserError(
+            f"{directory / META_FILE} is of the unknown kind {kind!r}; update imitkd or copy the "
+            "tokenizer again"
+        )
+    if meta.get("fingerprint", vocabulary.fingerprint) != vocabulary.fingerprint:
+        raise UserError(
+            f"the tokenizer in {directory} does not match the fingerprint in "
+            f"{directory / META_FILE}; copy the tokenizer again"
+        )
+    return vocabulary
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        meta = json.loads(path.read_text())
+        if not isinstance(meta, dict):
+            raise ValueError("no object")
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); copy it again") from error
+    return meta
+
+
+def _size_and_special(directory: Path, meta: dict[str, Any]) -> tuple[int, SpecialIds]:
+    try:
+        return int(meta["size"]), SpecialIds(**{k: int(v) for k, v in meta["special_ids"].items()})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{directory / META_FILE} has no size and special ids ({error!r}); copy it again"
+        ) from error
+
+
+def fingerprint_of(pieces: Iterable[str], special: SpecialIds) -> str:
+    """``sha256:...`` of the id -> piece table and the special ids, whatever the tokenizer."""
+    digest = hashlib.sha256()
+    ids = [special.pad, special.eos, special.unk, special.start]
+    digest.update(json.dumps({"special_ids": ids}).encode())
+    for piece in pieces:
+        encoded = piece.encode()
+        digest.update(len(encoded).to_bytes(4, "little"))
+        digest.update(encoded)
+    return "sha256:" + digest.hexdigest()
+
+
+class SentencePieceVocabulary(Vocabulary):
+    """One SentencePiece model for both sides.
+
+    The special ids of one trained here are pad 0, end of sequence 1, unknown 2, start of target 3.
+    One made elsewhere, such as Marian's, keeps its end and unknown; pad and start are ids behind
+    its pieces. The start symbol has an id of its own: where start and end share one, sampled rows
+    lose the loss of their first token (a defect of the paper's published code).
+    """
+
+    kind = "sentencepiece"
 
     def __init__(self, model_bytes: bytes) -> None:
         """Build from a serialised SentencePiece model.
 
         Raises:
-            UserError: the bytes are no such model, or its special ids are not (0, 1, 2, 3).
+            UserError: the bytes are no such model, or it has no end or no unknown symbol.
         """
         self._model_bytes = model_bytes
         try:
@@ -44,90 +229,59 @@ class Vocabulary:
                 f"not a SentencePiece model ({error}); retrain or copy it again"
             ) from error
         p = self._processor
-        found = (p.pad_id(), p.eos_id(), p.unk_id(), p.bos_id())
-        if found != (PAD_ID, EOS_ID, UNK_ID, START_ID):
+        special = SpecialIds(p.pad_id(), p.eos_id(), p.unk_id(), p.bos_id())
+        if min(special.eos, special.unk) < 0:
             raise UserError(
-                f"the SentencePiece model has special ids pad/eos/unk/bos {found}, expected "
-                "(0, 1, 2, 3); train it with `imitkd teacher train`"
+                "the SentencePiece model has no end symbol or none for unknown pieces; train one "
+                "with `imitkd teacher train`"
             )
-        self.fingerprint = _fingerprint([p.id_to_piece(i) for i in range(len(p))], found)
+        self._appended: tuple[str, ...] = ()
+        if special != SpecialIds(PAD_ID, EOS_ID, UNK_ID, START_ID):
+            special = SpecialIds(len(p), special.eos, special.unk, len(p) + 1)
+            self._appended = ("<pad>", "<start>")
+        super().__init__(special)
+        self.fingerprint = fingerprint_of(map(self.piece, range(self.size)), special)
 
     @property
     def size(self) -> int:
-        """Number of ids, V."""
-        return len(self._processor)
+        return len(self._processor) + len(self._appended)
 
     def piece(self, token_id: int) -> str:
-        """The piece with that id."""
-        return self._processor.id_to_piece(int(token_id))
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of one text, without the end symbol."""
-        return self._processor.encode(text)
+        behind = int(token_id) - len(self._processor)
+        return self._processor.id_to_piece(int(token_id)) if behind < 0 else self._appended[behind]
 
     def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of many texts, without the end symbol."""
         return self._processor.encode(list(texts))
 
-    def encode_source(self, text: str) -> list[int]:
-        """Exactly the encoder's input: ids and the end symbol."""
-        return [*self._processor.encode(text), EOS_ID]
-
-    def encode_target(self, text: str) -> list[int]:
-        """A finished target: ids and the end symbol, without the start symbol."""
-        return [*self._processor.encode(text), EOS_ID]
-
     def segmentations(self, text: str, count: int) -> list[tuple[list[int], float]]:
-        """The ``count`` most probable segmentations, best first: (ids without end, log-prob)."""
         found = self._processor.nbest_encode(text, nbest_size=count, return_type="proto")
         return [([piece.id for piece in n.pieces], n.score) for n in found.nbests]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids; pad, end and start are dropped, unknown ids show as such."""
-        return self._processor.decode([int(i) for i in ids if i > START_ID or i == UNK_ID])
+        """See :class:`Vocabulary`; unknown ids show as such."""
+        dropped = {self.pad_id, self.eos_id, self.start_id}
+        return self._processor.decode([int(i) for i in ids if int(i) not in dropped])
 
     def save(self, directory: Path) -> None:
-        """Write the tokenizer files into ``directory`` (created if absent)."""
-        directory.mkdir(parents=True, exist_ok=True)
+        self.save_meta(directory)
         (directory / _MODEL_FILE).write_bytes(self._model_bytes)
-        meta = {
-            "kind": "sentencepiece",
-            "size": self.size,
-            "special_ids": {"pad": PAD_ID, "eos": EOS_ID, "unk": UNK_ID, "start": START_ID},
-            "fingerprint": self.fingerprint,
-        }
-        (directory / _META_FILE).write_text(json.dumps(meta, indent=2) + "\n")
 
     @classmethod
-    def load(cls, directory: Path) -> Vocabulary:
-        """Read tokenizer files.
+    def read(cls, directory: Path) -> SentencePieceVocabulary:
+        """The model in a ``tokenizer/`` folder.
 
         Raises:
-            UserError: the model file is missing or broken, or does not match its fingerprint.
+            UserError: it is missing or broken.
         """
-        path = Path(directory) / _MODEL_FILE
+        path = directory / _MODEL_FILE
         if not path.is_file():
             raise UserError(
                 f"no tokenizer at {path}; a model directory has tokenizer/{_MODEL_FILE}"
             )
-        vocabulary = cls(path.read_bytes())
-        meta_path = Path(directory) / _META_FILE
-        if meta_path.is_file():
-            try:
-                stated = json.loads(meta_path.read_text()).get("fingerprint")
-            except (ValueError, AttributeError) as error:
-                raise UserError(
-                    f"{meta_path} is not valid JSON ({error}); copy it again"
-                ) from error
-            if stated != vocabulary.fingerprint:
-                raise UserError(
-                    f"{path} does not match the fingerprint in {meta_path}; copy the tokenizer "
-                    "again"
-                )
-        return vocabulary
+        return cls(path.read_bytes())
 
     @classmethod
-    def train(cls, lines: Iterable[str], size: int) -> Vocabulary:
+    def train(cls, lines: Iterable[str], size: int) -> SentencePieceVocabulary:
         """Train a unigram model over all ``lines`` (both languages for a joint vocabulary).
 
         Raises:
@@ -157,13 +311,3 @@ class Vocabulary:
                 "lower vocabulary.size or add text"
             ) from error
         return cls(out.getvalue())
-
-
-def _fingerprint(pieces: Sequence[str], special_ids: Sequence[int]) -> str:
-    digest = hashlib.sha256()
-    digest.update(json.dumps({"special_ids": list(special_ids)}).encode())
-    for piece in pieces:
-        encoded = piece.encode()
-        digest.update(len(encoded).to_bytes(4, "little"))
-        digest.update(encoded)
-    return "sha256:" + digest.hexdigest()

@@ -11,10 +11,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from seq2seq.errors import UserError
 from seq2seq.model import describe
+from teacher_service.addresses import written_addresses
+from teacher_service.errors import TeacherRefused
 
 Method = Literal["vanilla", "word-kd", "imitkd", "imitkd-full"]
 Precision = Literal["fp32", "bf16"]
@@ -41,15 +50,25 @@ class CorpusConfig(_Section):
 
 
 class VocabularyConfig(_Section):
-    """Either a model directory whose tokenizer is used, or the size of a new joint vocabulary."""
+    """Where the student's vocabulary comes from; one of three.
+
+    Attributes:
+        from_: a model directory whose tokenizer is used.
+        served: take the tokenizer of the teacher that answers, over the wire.
+        size: train a new joint vocabulary of so many pieces.
+    """
 
     from_: Path | None = Field(None, alias="from")
+    served: bool = False
     size: int | None = Field(None, ge=16)
 
     @model_validator(mode="after")
     def _one(self) -> VocabularyConfig:
-        if (self.from_ is None) == (self.size is None):
-            raise ValueError("give either 'from' (a model directory) or 'size' (train a new one)")
+        if (self.from_ is not None) + self.served + (self.size is not None) != 1:
+            raise ValueError(
+                "give either 'from' (a model directory), 'served: true' (the teacher's own) or "
+                "'size' (train a new one)"
+            )
         return self
 
 
@@ -118,14 +137,25 @@ class RolloutConfig(_Section):
 
     Batch i is written by version max(0, pool * floor(i / pool) - lag), a version being a number
     of optimiser steps.
+
+    Attributes:
+        engine: ``own``, or ``ctranslate2`` (optional package): greedy rollouts of a Transformer on
+            CPUs in about half the time, the same but where two tokens are as good as equal.
     """
 
     decoding: Literal["greedy", "sample"] = "greedy"
+    engine: Literal["own", "ctranslate2"] = "own"
     top_k: int = Field(5, ge=0)
     temperature: float = Field(1.0, gt=0)
     pool: int = Field(1, ge=1)
     lag: int = Field(0, ge=0)
     limit: LimitConfig = LimitConfig()
+
+    @model_validator(mode="after")
+    def _possible(self) -> RolloutConfig:
+        if self.engine == "ctranslate2" and self.decoding != "greedy":
+            raise ValueError("engine ctranslate2 writes greedily; use engine own to sample")
+        return self
 
 
 class BatchConfig(_Section):
@@ -176,7 +206,8 @@ class TeacherConfig(_Section):
     """Where the teacher answers.
 
     Attributes:
-        address: host:port or unix:path of the scoring service.
+        address: host:port, unix:path or file:/path of the scoring service; a list, or several with
+            commas between, where replicas serve it.
         timeout_s: past it a call that found no teacher stops the run with everything saved.
         revision: the weights that must answer, all through the run; unset: those that answer when
             it begins.
@@ -185,7 +216,7 @@ class TeacherConfig(_Section):
         client_certificate, client_key: files for a service that asks callers for a certificate.
     """
 
-    address: str
+    address: tuple[str, ...]
     attempt_timeout_s: float = Field(60.0, gt=0)
     timeout_s: float = Field(300.0, gt=0)
     revision: str | None = None
@@ -193,6 +224,19 @@ class TeacherConfig(_Section):
     root_certificates: Path | None = None
     client_certificate: Path | None = None
     client_key: Path | None = None
+
+    @field_validator("address", mode="before")
+    @classmethod
+    def _several(cls, address: Any) -> Any:
+        return [address] if isinstance(address, str) else address
+
+    @field_validator("address")
+    @classmethod
+    def _written(cls, address: tuple[str, ...]) -> tuple[str, ...]:
+        try:
+            return written_addresses(address)
+        except TeacherRefused as error:
+            raise ValueError(str(error)) from error
 
 
 class ValidationConfig(_Section):
@@ -251,8 +295,11 @@ class RunConfig(_Section):
     def _check(self) -> RunConfig:
         if self.method != "vanilla" and self.teacher is None:
             raise ValueError(f"method {self.method} needs a 'teacher' section with an address")
-        if "vocab_size" in self.model:
-            raise ValueError("model.vocab_size follows from the vocabulary; remove it")
+        fixed = sorted(self.model.keys() & {"vocab_size", "pad_id", "eos_id", "start_id"})
+        if fixed:
+            raise ValueError(f"model.{fixed[0]} follows from the vocabulary; remove it")
+        if self.vocabulary.served and self.teacher is None:
+            raise ValueError("vocabulary.served needs a 'teacher' section with an address")
         return self
 
     def pinned_to(self, revision: str | None) -> RunConfig:

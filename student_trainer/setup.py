@@ -4,26 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from seq2seq.checkpoint import (
-    TOKENIZER_DIR,
     atomic_directory,
     check_device,
     load_model_directory,
+    load_model_vocabulary,
 )
 from seq2seq.corpus import Example, read_split
 from seq2seq.data import BatchPlan, Segmentation, TokenizedSplit
 from seq2seq.errors import UserError
 from seq2seq.model import Seq2SeqModel, build_model
-from seq2seq.vocabulary import Vocabulary
-from student_trainer.config import InitialiseConfig, RunConfig
+from seq2seq.vocabulary import SentencePieceVocabulary, Vocabulary, load_vocabulary
+from student_trainer.config import InitialiseConfig, RunConfig, TeacherConfig
 from student_trainer.determinism import prepare_process
 from student_trainer.learner import Learner
 from student_trainer.rollout_worker import RolloutWorker
 from student_trainer.run_directory import RunDirectory
+from student_trainer.served_vocabulary import served_vocabulary
+from student_trainer.writers import make_writer
 from teacher_service.channel import Credentials
 from teacher_service.client import TeacherClient
 
@@ -37,13 +40,22 @@ class TrainingData:
 
 
 def make_vocabulary(config: RunConfig) -> Vocabulary:
-    """The vocabulary named by the configuration, or a new one trained on the training pairs."""
+    """The vocabulary named by the configuration, or a new one trained on the training pairs.
+
+    Raises:
+        UserError: it cannot be read, or trained on so little text.
+        TeacherError: the teacher whose vocabulary is wanted is absent past its deadline.
+    """
     if config.vocabulary.from_ is not None:
-        return Vocabulary.load(config.vocabulary.from_ / TOKENIZER_DIR)
+        return load_model_vocabulary(config.vocabulary.from_)
+    if config.vocabulary.served:
+        assert config.teacher is not None
+        with _client(config.teacher, None) as teacher:
+            return served_vocabulary(teacher)
     assert config.vocabulary.size is not None
     examples = _training_examples(config)
     texts = [e.source for e in examples] + [r for e in examples for r in e.references]
-    return Vocabulary.train(texts, config.vocabulary.size)
+    return SentencePieceVocabulary.train(texts, config.vocabulary.size)
 
 
 def make_model(config: RunConfig, vocabulary: Vocabulary) -> Seq2SeqModel:
@@ -54,10 +66,17 @@ def make_model(config: RunConfig, vocabulary: Vocabulary) -> Seq2SeqModel:
     """
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        model = build_model({"vocab_size": vocabulary.size} | config.model)
+        model = build_model(_shape(config, vocabulary))
     if config.initialise is not None:
         copy_layers(model, vocabulary, config.initialise)
     return model
+
+
+def _shape(config: RunConfig, vocabulary: Vocabulary) -> dict[str, Any]:
+    """The model section with what follows from the vocabulary."""
+    ids = {"pad_id": vocabulary.pad_id, "eos_id": vocabulary.eos_id}
+    ids |= {"start_id": vocabulary.start_id, "vocab_size": vocabulary.size}
+    return config.model | ids
 
 
 def student_bytes(config: RunConfig, vocabulary: Vocabulary) -> int:
@@ -67,7 +86,7 @@ def student_bytes(config: RunConfig, vocabulary: Vocabulary) -> int:
         UserError: the model section is not valid.
     """
     with torch.device("meta"):
-        model = build_model({"vocab_size": vocabulary.size} | config.model)
+        model = build_model(_shape(config, vocabulary))
     return 4 * model.parameter_count()
 
 
@@ -138,11 +157,17 @@ def build_limits(config: RunConfig) -> tuple[int, int]:
 def make_worker(
     config: RunConfig, vocabulary: Vocabulary, data: TrainingData, teacher: TeacherClient | None
 ) -> RolloutWorker:
-    """A worker with a student of its own; its weights come with the first version."""
+    """A worker with a student of its own; its weights come with the first version.
+
+    Raises:
+        UserError: the engine of ``rollout.engine`` is not there.
+    """
     prepare_process(config.deterministic)
     blank = config.model_copy(update={"initialise": None})
-    model = make_model(blank, vocabulary).eval() if config.student_writes else None
-    return RolloutWorker(config, data.split, data.plan, model, teacher)
+    writer = None
+    if config.student_writes:
+        writer = make_writer(config, make_model(blank, vocabulary).eval())
+    return RolloutWorker(config, data.split, data.plan, writer, teacher)
 
 
 def make_learner(config: RunConfig, vocabulary: Vocabulary, run: RunDirectory) -> Learner:
@@ -177,7 +202,10 @@ def make_teacher(config: RunConfig, vocabulary: Vocabulary) -> TeacherClient | N
     """
     if config.method == "vanilla" or config.teacher is None:
         return None
-    settings = config.teacher
+    return _client(config.teacher, vocabulary.fingerprint)
+
+
+def _client(settings: TeacherConfig, fingerprint: str | None) -> TeacherClient:
     credentials = Credentials.read(
         settings.token_file,
         settings.root_certificates,
@@ -189,7 +217,7 @@ def make_teacher(config: RunConfig, vocabulary: Vocabulary) -> TeacherClient | N
         settings.address,
         attempt_timeout_s=settings.attempt_timeout_s,
         timeout_s=settings.timeout_s,
-        expected_fingerprint=vocabulary.fingerprint,
+        expected_fingerprint=fingerprint,
         expected_revision=settings.revision,
         token=credentials.token,
         root_certificates=credentials.root_certificates,
@@ -206,7 +234,7 @@ def prepare_vocabulary(config: RunConfig, run: Path) -> Vocabulary:
     """The run's vocabulary, kept in ``run/vocabulary`` so that all its processes share one."""
     directory = run / "vocabulary"
     if directory.is_dir():
-        return Vocabulary.load(directory)
+        return load_vocabulary(directory)
     vocabulary = make_vocabulary(config)
     with atomic_directory(directory) as fresh:
         vocabulary.save(fresh)

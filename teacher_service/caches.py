@@ -82,7 +82,7 @@ class ScoreCache:
         if not self.cache.budget:
             return Recall(self.cache, [], {})
         keys = ContentKeys(self._revision, choice.kind, choice.dtype, choice.k, choice.temperature)
-        addresses = [keys.key(item.source, item.target) for item in items]
+        addresses = [keys.key(item.source, item.target, item.candidates) for item in items]
         found = {index: self.cache.get(address) for index, address in enumerate(addresses)}
         known = {index: rows for index, rows in found.items() if rows is not None}
         return Recall(self.cache, addresses, known)

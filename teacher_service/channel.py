@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import grpc.aio
 
+from teacher_service.addresses import Endpoint
 from teacher_service.errors import TeacherSecretError
 from teacher_service.secret_files import read_secret, read_token
 
@@ -85,20 +87,25 @@ class Credentials:
 
 
 def channel_arguments(
-    credentials: Credentials,
+    credentials: Credentials, host: str = ""
 ) -> tuple[grpc.ChannelCredentials | None, tuple[tuple[str, Any], ...]]:
-    """Credentials (None: plain text) and options of a channel, synchronous or asyncio alike."""
+    """Credentials (None: plain text) and options of a channel.
+
+    Args:
+        host: the name whose certificate is to be shown; empty: that of the target.
+    """
     if credentials.root_certificates is None:
         return None, _OPTIONS
     secured = grpc.ssl_channel_credentials(
         credentials.root_certificates, credentials.client_key, credentials.client_certificate
     )
-    return secured, _OPTIONS
+    named = (("grpc.ssl_target_name_override", host),) if host else ()
+    return secured, _OPTIONS + named
 
 
-def open_channel(address: str, credentials: Credentials) -> grpc.Channel:
-    """A synchronous channel; connects on first use."""
-    secured, options = channel_arguments(credentials)
+def open_aio_channel(endpoint: Endpoint, credentials: Credentials) -> grpc.aio.Channel:
+    """An asyncio channel of the running loop; connects on first use."""
+    secured, options = channel_arguments(credentials, endpoint.host)
     if secured is None:
-        return grpc.insecure_channel(address, options=options)
-    return grpc.secure_channel(address, secured, options=options)
+        return grpc.aio.insecure_channel(endpoint.target, options=options)
+    return grpc.aio.secure_channel(endpoint.target, secured, options=options)

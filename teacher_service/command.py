@@ -13,9 +13,20 @@ _Opt = typer.Option
 
 
 def serve(
-    model_dir: Annotated[
-        Path, typer.Argument(metavar="MODEL_DIR", help="Model directory to serve.")
+    model_dirs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="MODEL_DIR...",
+            help="Model directory to serve; of several the mean of their distributions.",
+        ),
     ],
+    target_prefix: Annotated[
+        str | None,
+        _Opt(
+            help="Models of transformers: pieces every target begins with, such as fra_Latn; "
+            "default: what their configuration forces."
+        ),
+    ] = None,
     address: Annotated[
         str,
         _Opt(help="HOST:PORT or unix:PATH. Port 0 takes a free one. Only loopback is open as is."),
@@ -95,12 +106,13 @@ def serve(
         bool, _Opt("--allow-insecure", help="Accept a non-loopback bind without TLS.")
     ] = False,
 ) -> None:
-    """Serve a model directory over gRPC until SIGTERM or Ctrl-C.
+    """Serve a model directory, ours or one of transformers, over gRPC until SIGTERM or Ctrl-C.
 
     Standard output has one JSON object a line: listening (with the bound address), serving,
     draining, stopped. The log goes to standard error.
     """
     settings = dict(locals())
+    settings["model_dir"], *settings["members"] = settings.pop("model_dirs")
     raise SystemExit(run(settings))
 
 

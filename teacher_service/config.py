@@ -19,6 +19,10 @@ class ServerConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     model_dir: Path
+    # Further model directories; the mean of all distributions is served.
+    members: tuple[Path, ...] = ()
+    # Pieces that a model of transformers begins every target with, separated by spaces.
+    target_prefix: str | None = None
     address: str = "127.0.0.1:50051"
     address_file: Path | None = None
 
@@ -101,6 +105,11 @@ class ServerConfig(BaseModel):
                 f"metrics address {self.metrics_address} is reachable from other machines and "
                 f"nothing guards it; {remedy}"
             )
+
+    @property
+    def model_dirs(self) -> tuple[Path, ...]:
+        """All of an ensemble, or the one."""
+        return (self.model_dir, *self.members)
 
     @property
     def host_and_port(self) -> tuple[str, int] | None:

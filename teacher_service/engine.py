@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from teacher_service.batching import Batcher, BatchLimits, Entry, Request
-from teacher_service.refusals import Expired, ModelFailed, QueueFull
+from teacher_service.refusals import Expired, ModelFailed, NonFiniteOutput, QueueFull
 from teacher_service.reports import BatchReport
 
 _log = logging.getLogger("teacher_service")
@@ -271,4 +271,4 @@ def _expired() -> Expired:
 def _incident(error: Exception) -> ModelFailed:
     incident = f"incident-{secrets.token_hex(6)}"
     _log.error("%s: %s: %s", incident, type(error).__name__, error, exc_info=error)
-    return ModelFailed(incident)
+    return ModelFailed(incident, str(error) if isinstance(error, NonFiniteOutput) else "")

@@ -46,7 +46,7 @@ _DRAINING = "the teacher is shutting down; ask another replica"
 
 
 def load_backend(config: ServerConfig) -> Backend:
-    """The model directory of the configuration, on its device.
+    """The model directories of the configuration, on their device.
 
     Raises:
         UserError: broken directory or absent device.
@@ -54,7 +54,12 @@ def load_backend(config: ServerConfig) -> Backend:
     from teacher_service.local_model import load_local_model
 
     return load_local_model(
-        config.model_dir, config.device, config.dtype, config.threads, config.encoder_cache_bytes
+        config.model_dirs,
+        config.device,
+        config.dtype,
+        config.threads,
+        target_prefix=config.target_prefix,
+        encoder_cache_bytes=config.encoder_cache_bytes,
     )
 
 
@@ -210,9 +215,9 @@ class TeacherServer:
         try:
             backend.warm_up(self._config.batch_tokens)
         except NonFiniteOutput as error:
+            names = ", ".join(map(str, self._config.model_dirs))
             raise UserError(
-                f"{self._config.model_dir}: the weights give no finite scores ({error}); copy the "
-                "directory again"
+                f"{names}: the weights give no finite scores ({error}); copy the directory again"
             ) from error
         return backend
 

@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import grpc
 
 from protos.teacher.v1 import teacher_pb2 as pb
 from protos.teacher.v1 import teacher_pb2_grpc
 from teacher_service import codec
+from teacher_service.artifacts import Artifacts
 from teacher_service.batching import Request
 from teacher_service.caches import ScoreCache
 from teacher_service.config import ServerConfig
 from teacher_service.engine import Engine
+from teacher_service.payloads import FLOATS
 from teacher_service.pending import Pending
 from teacher_service.refusals import InvalidRequest, NotOffered
 from teacher_service.validation import Validator
 from teacher_service.work import Backend, ScoreChoice
-
-_FILE_CHUNK_BYTES = 1 << 20
 
 
 class TeacherServicer(teacher_pb2_grpc.TeacherServiceServicer):
     """One teacher over gRPC. No call may reach it before :meth:`attach`: the gate sees to that."""
 
     _backend: Backend
+    _artifacts: Artifacts
     _engine: Engine
     _validator: Validator
     _revision: str
@@ -44,6 +42,7 @@ class TeacherServicer(teacher_pb2_grpc.TeacherServiceServicer):
     def attach(self, backend: Backend, engine: Engine) -> None:
         """Give it the loaded model and the engine that runs it."""
         self._backend = backend
+        self._artifacts = Artifacts(backend)
         self._engine = engine
         self._validator = Validator(backend.identity, self._config)
         self._revision = backend.identity.revision
@@ -65,14 +64,13 @@ class TeacherServicer(teacher_pb2_grpc.TeacherServiceServicer):
             raise InvalidRequest(
                 "kind", f"{request.kind} is no artefact; see GetModelInfo.artifacts"
             )
-        files = self._backend.artifact(request.kind)
-        if not files:
+        if request.kind not in self._backend.identity.artifacts:
             raise NotOffered(
                 f"{pb.ArtifactKind.Name(request.kind)} is not offered by this server; see "
                 "GetModelInfo.artifacts"
             )
-        for name, path in files.items():
-            for piece in await asyncio.to_thread(_pieces, name, path, self._revision):
+        for file in await asyncio.to_thread(self._artifacts.files, request.kind):
+            for piece in file.pieces(self._revision):
                 yield piece
 
     async def Score(
@@ -169,7 +167,6 @@ class TeacherServicer(teacher_pb2_grpc.TeacherServiceServicer):
 def model_info(backend: Backend, config: ServerConfig) -> pb.ModelInfo:
     """The message: what the model is and what this server takes."""
     identity = backend.identity
-    artifacts = [kind for kind in pb.ArtifactKind.values() if kind and backend.artifact(kind)]
     return pb.ModelInfo(
         name=identity.name,
         revision=identity.revision,
@@ -182,8 +179,8 @@ def model_info(backend: Backend, config: ServerConfig) -> pb.ModelInfo:
         max_source_length=identity.max_source_length,
         max_target_length=identity.max_target_length,
         payloads=[
-            pb.PayloadOffer(kind=pb.PayloadKind.Name(kind), dtypes=codec.FLOATS.values())
-            for kind in codec.TENSORS
+            pb.PayloadOffer(kind=pb.PayloadKind.Name(kind), dtypes=FLOATS.values())
+            for kind in identity.payloads
         ],
         batch_token_budget=config.batch_tokens,
         max_request_sequences=config.max_request_sequences,
@@ -193,7 +190,7 @@ def model_info(backend: Backend, config: ServerConfig) -> pb.ModelInfo:
         max_stream_reply_bytes=min(config.max_stream_reply_bytes, config.queue_reply_bytes),
         hidden_size=identity.hidden_size,
         parameters=identity.parameters,
-        artifacts=artifacts,
+        artifacts=[pb.ArtifactKind.Name(kind) for kind in identity.artifacts],
     )
 
 
@@ -201,25 +198,3 @@ def _timing(pending: Pending) -> pb.ServerTiming:
     return pb.ServerTiming(
         queue_seconds=pending.queue_seconds, compute_seconds=pending.compute_seconds
     )
-
-
-def _pieces(name: str, path: Path, revision: str) -> list[pb.GetArtifactResponse]:
-    content = path.read_bytes()
-    common: dict[str, Any] = {
-        "file_name": name,
-        "file_bytes": len(content),
-        "file_sha256": hashlib.sha256(content).hexdigest(),
-        "revision": revision,
-    }
-    return [
-        pb.GetArtifactResponse(
-            offset=offset, data=content[offset : offset + _FILE_CHUNK_BYTES], **common
-        )
-        for offset in _offsets(len(content))
-    ]
-
-
-def _offsets(size: int) -> Iterator[int]:
-    """Where pieces begin; an empty file has one piece."""
-    yield 0
-    yield from range(_FILE_CHUNK_BYTES, size, _FILE_CHUNK_BYTES)

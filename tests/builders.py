@@ -10,22 +10,23 @@ from typing import Any
 import pytest
 import torch
 
-from seq2seq.model import Seq2SeqModel
-from seq2seq.transformer import Transformer, TransformerConfig
-from seq2seq.vocabulary import EOS_ID, START_ID, Vocabulary
+from seq2seq.model import Seq2SeqModel, build_model
+from seq2seq.transformer import EncoderDecoder
+from seq2seq.vocabulary import EOS_ID, START_ID, SentencePieceVocabulary, Vocabulary
 
 FIRST_WORD = START_ID + 1
 
 
 def tiny_model(
     seed: int = 0, *, end_bias: float = 0.5, spread: float = 0.3, **changes: Any
-) -> Transformer:
-    """A random Transformer in evaluation mode whose every parameter matters.
+) -> EncoderDecoder:
+    """A random model in evaluation mode whose every parameter matters; a Transformer by default.
 
     Biases and layer norms, which start as zeros and ones, get noise as well, so that a forgotten
     one changes the output. ``end_bias`` makes sentences end after a few words.
     """
     shape: dict[str, Any] = {
+        "kind": "transformer",
         "vocab_size": 12,
         "d_model": 16,
         "heads": 2,
@@ -38,7 +39,8 @@ def tiny_model(
     }
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = Transformer(TransformerConfig(**(shape | changes)))
+        model = build_model(shape | changes)
+        assert isinstance(model, EncoderDecoder)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(spread * torch.randn_like(parameter))
@@ -84,4 +86,4 @@ def tiny_text(count: int = 300, seed: int = 0) -> list[str]:
 @cache
 def tiny_vocabulary(size: int = 48) -> Vocabulary:
     """A vocabulary trained on :func:`tiny_text`."""
-    return Vocabulary.train(tiny_text(), size)
+    return SentencePieceVocabulary.train(tiny_text(), size)

@@ -142,9 +142,9 @@ def next_log_probs(
 
 
 def writable(model: Seq2SeqModel, source: Sequence[int], prefix: Sequence[int]) -> LogProbs:
-    """Log-probabilities of what a decoder may write: pad and start are impossible."""
+    """Log-probabilities of what a decoder may write: neither pad nor a start that is no end."""
     logits = next_logits(model, source, prefix)
-    for forbidden in (model.config.pad_id, model.config.start_id):
+    for forbidden in {model.config.pad_id, model.config.start_id} - {model.config.eos_id}:
         logits[forbidden] = -INFINITY
     return log_softmax(logits)
 
@@ -264,9 +264,7 @@ class NaiveTransformer:
                     x, f"{name}.attention_block.norm", lambda y, n=name: self._own(y, n, False)
                 )
             else:
-                x = self._sublayer(
-                    x, f"{name}.self_block.norm", lambda y, n=name: self._own(y, n, True)
-                )
+                x = self._sublayer(x, f"{name}.self_block.norm", lambda y, n=name: self._read(y, n))
                 x = self._sublayer(
                     x, f"{name}.cross_block.norm", lambda y, n=name: self._cross(y, memory, n)
                 )
@@ -283,6 +281,22 @@ class NaiveTransformer:
     def _norm(self, x: list[np.ndarray], name: str) -> list[np.ndarray]:
         gain, shift = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
         return [(v - v.mean()) / math.sqrt(v.var() + 1e-5) * gain + shift for v in x]
+
+    def _read(self, x: list[np.ndarray], layer: str) -> list[np.ndarray]:
+        """How a decoder's layer takes in what was written."""
+        if getattr(self.config, "cell", None) == "ssru":
+            return self._ssru(x, f"{layer}.cell")
+        return self._own(x, layer, True)
+
+    def _ssru(self, x: list[np.ndarray], name: str) -> list[np.ndarray]:
+        d = self.config.d_model
+        weight, bias = self.weights[f"{name}.packed.weight"], self.weights[f"{name}.forget_bias"]
+        c, said = np.zeros(d), []
+        for y in x:
+            f = 1 / (1 + np.exp(-(weight[d:] @ y + bias)))
+            c = f * c + (1 - f) * (weight[:d] @ y)
+            said.append(np.maximum(0, c))
+        return said
 
     def _own(self, x: list[np.ndarray], layer: str, causal: bool) -> list[np.ndarray]:
         name = f"{layer}.self_attention" if causal else f"{layer}.attention"

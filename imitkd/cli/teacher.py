@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -13,14 +12,20 @@ from teacher_service.command import serve
 app = typer.Typer(name="teacher", help="Train, serve and query teachers.", no_args_is_help=True)
 app.command()(serve)
 
-Address = Annotated[str, typer.Option(help="HOST:PORT or unix:PATH of a serving teacher.")]
+Address = Annotated[
+    list[str],
+    typer.Option(
+        help="HOST:PORT, unix:PATH or file:/PATH of a serving teacher; repeat it, or put commas "
+        "between, for several replicas."
+    ),
+]
 TokenFile = Annotated[Path | None, typer.Option(help="File with the bearer token.")]
 Roots = Annotated[Path | None, typer.Option(help="PEM authority; makes the connection TLS.")]
 Certificate = Annotated[
     Path | None, typer.Option(help="PEM certificate for a teacher that asks its callers for one.")
 ]
 Key = Annotated[Path | None, typer.Option(help="PEM private key of the client certificate.")]
-_ADDRESS = "127.0.0.1:50051"
+_ADDRESS = ["127.0.0.1:50051"]
 
 
 @app.command()
@@ -52,13 +57,11 @@ def info(
     client_certificate: Certificate = None,
     client_key: Key = None,
 ) -> None:
-    """Print what a teacher says of itself, as JSON."""
-    from dataclasses import asdict
-
-    from imitkd.asking import connect
+    """Print what every replica of a teacher says of itself, a JSON object each."""
+    from imitkd.asking import connect, print_replicas
 
     with connect(address, token_file, roots, client_certificate, client_key) as client:
-        typer.echo(json.dumps(asdict(client.model_info()), indent=2, default=list))
+        print_replicas(client)
 
 
 @app.command()
@@ -104,3 +107,35 @@ def generate(
     mode = mode_of(beam, n_best, sample, top_k, temperature, seed)
     with connect(address, token_file, roots, client_certificate, client_key) as client:
         generate_lines(client, mode)
+
+
+@app.command("import")
+def import_(
+    model: Annotated[
+        Path, typer.Argument(help="Marian model (.npz, .bin) or the directory it is in.")
+    ],
+    output: Annotated[Path, typer.Option(help="Model directory to write.")],
+    vocab: Annotated[
+        Path | None, typer.Option(help=".spm or .yml; found beside the model by default.")
+    ] = None,
+    source_spm: Annotated[
+        Path | None, typer.Option(help="With a .yml: cuts sources; default source.spm beside it.")
+    ] = None,
+    target_spm: Annotated[
+        Path | None, typer.Option(help="With a .yml: cuts targets; default target.spm beside it.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Default: the output's name.")] = None,
+    max_length: Annotated[
+        int, typer.Option(min=1, max=4096, help="Longest source and target, in ids.")
+    ] = 512,
+) -> None:
+    """Make a model directory of a Marian model: OPUS-MT, or one made for browsers."""
+    from imitkd.importing.marian import import_marian
+    from imitkd.importing.marian_files import find_files
+
+    files = find_files(model, vocab, source_spm, target_spm)
+    found = import_marian(files, output, name=name or output.name, max_length=max_length)
+    typer.echo(
+        f"{output}: {found.model.config.kind}, {found.model.parameter_count():,} parameters, "
+        f"{found.vocabulary.size:,} ids"
+    )

@@ -68,7 +68,9 @@ def serving(config: ServerConfig) -> Iterator[Served]:
     gate = Gate()
 
     def load(config: ServerConfig) -> LocalModel:
-        model = load_local_model(config.model_dir, "cpu", "fp32", 1, config.encoder_cache_bytes)
+        model = load_local_model(
+            config.model_dir, "cpu", "fp32", 1, encoder_cache_bytes=config.encoder_cache_bytes
+        )
         score = model.score
 
         def watched(choice: ScoreChoice, items: Sequence[ScoreItem]) -> Any:
@@ -151,6 +153,22 @@ def test_another_way_of_asking_is_computed(served, other):
     served.computed()
     served.client.score(SOURCES, TARGETS, **other)
     assert served.computed() == len(SOURCES)
+
+
+def test_the_callers_own_candidates_belong_to_the_question(served):
+    spec = codec.CandidatesSpec("float32")
+    tables = [
+        [np.array([[4 + first, 7 + first]] * len(target)).reshape(-1, 2) for target in TARGETS]
+        for first in (0, 1)
+    ]
+    first, second, again = (
+        served.client.score(SOURCES, TARGETS, spec, candidates=table).payload.log_probs_PK
+        for table in (*tables, tables[0])
+    )
+    assert not np.allclose(first, second)
+    np.testing.assert_array_equal(first, again)
+    # A target without ids has no candidates that could differ.
+    assert served.computed() == len(SOURCES) + sum(map(bool, TARGETS))
 
 
 def test_known_sources_with_new_targets_run_the_decoder_alone(served, model_dir):

@@ -263,7 +263,7 @@ def test_draining_ends_with_the_grace_even_if_a_batch_does_not(model_dir, caplog
                 client.wait_ready(30)
             # A deadline of its own: nobody is left to answer it.
             client = TeacherClient(server.address, timeout_s=0.5, attempt_timeout_s=20)
-            client._info = _model_info(server.address)
+            client._client._recognise(server.address, _model_info(server.address))
             call = pool.submit(client.score, [[5, 1]], [[6]], ARGMAX)
             assert slow.scoring.wait(10)
             server.stop()

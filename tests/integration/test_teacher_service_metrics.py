@@ -46,7 +46,9 @@ class Backend:
 
     def load(self, config: ServerConfig) -> Any:
         assert self.may_load.wait(30)
-        model = load_local_model(config.model_dir, "cpu", "fp32", 1, config.encoder_cache_bytes)
+        model = load_local_model(
+            config.model_dir, "cpu", "fp32", 1, encoder_cache_bytes=config.encoder_cache_bytes
+        )
         score = model.score
 
         def gated(choice: Any, items: Sequence[Any]) -> Any:

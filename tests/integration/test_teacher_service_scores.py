@@ -12,7 +12,7 @@ import pytest
 
 from seq2seq import decoding
 from seq2seq.model import Seq2SeqModel
-from seq2seq.vocabulary import Vocabulary
+from seq2seq.vocabulary import load_vocabulary
 from teacher_service import codec
 from teacher_service.client import TeacherClient
 from teacher_service.server import ServerThread
@@ -221,7 +221,7 @@ def test_the_length_limit_is_kept(client):
 def test_a_tokenizer_can_be_had_from_the_address_alone(client, tmp_path):
     for name, content in client.artifact("tokenizer").items():
         (tmp_path / name).write_bytes(content)
-    vocabulary = Vocabulary.load(tmp_path)
+    vocabulary = load_vocabulary(tmp_path)
     assert vocabulary.fingerprint == client.model_info().fingerprint
 
 
@@ -231,5 +231,6 @@ def test_model_info_says_what_the_model_is(client, teacher):
     assert (info.pad_id, info.eos_id, info.unk_id) == (0, 1, 2)
     assert (info.max_source_length, info.max_target_length) == (LONGEST, LONGEST)
     assert info.parameters == teacher[1].parameter_count()
-    assert set(info.payloads) == {"argmax", "top_k", "full"}
-    assert info.artifacts == ("tokenizer",)
+    both = ("float16", "float32")
+    assert info.payloads == dict.fromkeys(("argmax", "top_k", "candidates", "hidden", "full"), both)
+    assert info.artifacts == ("tokenizer", "output_projection")

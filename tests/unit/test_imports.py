@@ -176,6 +176,14 @@ def test_the_batcher_knows_neither_model_nor_network() -> None:
     assert not packages(imports("teacher_service.batching")) & {"torch", *GRPC}
 
 
+@pytest.mark.parametrize("library", ["transformers", "tokenizers"])
+def test_models_of_transformers_are_met_in_seq2seq_alone(library: str) -> None:
+    """One module loads them, one reads their tokenizers; the rest knows the shared interfaces."""
+    of = {"transformers": "huggingface_directory", "tokenizers": "tokenizers_vocabulary"}
+    found = [m for m in sources() if library in packages(imports(m))]
+    assert found == [f"seq2seq.{of[library]}"]
+
+
 def test_nothing_imports_the_tests() -> None:
     for module in sources():
         assert not packages(imports(module)) & {"tests", "conftest"}, module
@@ -209,6 +217,7 @@ def test_the_models_load_neither_network_nor_cluster() -> None:
     found = loaded(*members("seq2seq"))
     assert "torch" in found
     assert not {"ray", "protos", "teacher_service", "student_trainer", "imitkd", *GRPC} & found
+    assert not {"transformers", "tokenizers"} & found, "they are for directories of their own form"
 
 
 def test_inline_training_loads_no_ray() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from seq2seq.decoding import Beam, Greedy, LengthLimit, generate
-from seq2seq.transformer import Transformer
+from seq2seq.transformer import EncoderDecoder
 from tests import oracles
 from tests.builders import sentences, tiny_model
 
@@ -14,12 +14,12 @@ LIMIT = LengthLimit(ratio=1.0, offset=2, cap=7)
 SOURCES = sentences(4, [3, 6, 1, 4, 4, 2], V)
 
 
-def lively(seed: int) -> Transformer:
-    return tiny_model(seed, vocab_size=V, end_bias=0.0, spread=0.5)
+def lively(seed: int, kind: str = "transformer") -> EncoderDecoder:
+    return tiny_model(seed, vocab_size=V, end_bias=0.0, spread=0.5, kind=kind)
 
 
 @pytest.fixture(scope="module")
-def model() -> Transformer:
+def model() -> EncoderDecoder:
     return lively(10)  # early ends are overtaken by longer hypotheses
 
 
@@ -41,7 +41,7 @@ def test_beam_of_one_is_greedy(seed: int, penalty: float) -> None:
 
 @pytest.mark.parametrize("penalty", [0.0, 0.6, 1.0, 2.0, -0.5])
 @pytest.mark.parametrize("size", [1, 2, 4])
-def test_equals_the_slow_beam_search(model: Transformer, size: int, penalty: float) -> None:
+def test_equals_the_slow_beam_search(model: EncoderDecoder, size: int, penalty: float) -> None:
     """The slow one never stops before the limit, so stopping early loses nothing."""
     found = generate(model, SOURCES, Beam(size, size, penalty, exact=True), limit=LIMIT)
     for source, row in zip(SOURCES, found, strict=True):
@@ -52,7 +52,16 @@ def test_equals_the_slow_beam_search(model: Transformer, size: int, penalty: flo
         assert [h.log_prob for h in row] == pytest.approx([s for _, s, _ in expected], abs=1e-4)
 
 
-def test_equals_the_slow_beam_search_behind_prefixes(model: Transformer) -> None:
+@pytest.mark.parametrize("seed", [2, 10, 21])
+def test_a_recurrent_decoder_equals_the_slow_beam_search(seed: int) -> None:
+    model = lively(seed, "recurrent")
+    found = generate(model, SOURCES, Beam(3, 3, exact=True), limit=LIMIT)
+    for source, row in zip(SOURCES, found, strict=True):
+        expected = oracles.beam(model, source, size=3, limit=LIMIT.of(len(source)))
+        assert [(h.ids, h.finished) for h in row] == [(ids, done) for ids, _, done in expected]
+
+
+def test_equals_the_slow_beam_search_behind_prefixes(model: EncoderDecoder) -> None:
     prefixes: list[list[int]] = [[8, 8], [], [4], [5, 8, 6], [7], []]
     found = generate(model, SOURCES, Beam(3, 3, exact=True), limit=LIMIT, prefixes=prefixes)
     for source, prefix, row in zip(SOURCES, prefixes, found, strict=True):
@@ -82,7 +91,7 @@ def test_a_beam_of_everything_finds_what_enumeration_finds(penalty: float) -> No
 
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
 def test_n_best_is_sorted_distinct_and_a_head_of_the_whole_beam(
-    model: Transformer, penalty: float
+    model: EncoderDecoder, penalty: float
 ) -> None:
     whole = generate(model, SOURCES, Beam(4, 4, penalty), limit=LIMIT)
     for row in whole:
@@ -100,7 +109,7 @@ def test_fewer_hypotheses_than_asked_for_where_no_more_exist() -> None:
     assert {tuple(h.ids) for h in found} == {(1,), (2,), (4,), (5,)}
 
 
-def test_a_larger_penalty_never_shortens_the_best(model: Transformer) -> None:
+def test_a_larger_penalty_never_shortens_the_best(model: EncoderDecoder) -> None:
     lengths = []
     for penalty in (0.0, 1.0, 3.0):
         found = generate(model, SOURCES, Beam(5, 1, penalty, exact=True), limit=LIMIT)
@@ -109,7 +118,7 @@ def test_a_larger_penalty_never_shortens_the_best(model: Transformer) -> None:
 
 
 def test_by_default_the_search_ends_where_no_live_beam_leads_at_its_present_length(
-    model: Transformer, monkeypatch: pytest.MonkeyPatch
+    model: EncoderDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It works less than the exact search and finds nothing that would beat what that finds."""
     counts = {False: 0, True: 0}

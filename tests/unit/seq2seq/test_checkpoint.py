@@ -124,11 +124,11 @@ def test_a_tokenizer_of_another_size(tmp_path: Path) -> None:
 
 def test_another_tokenizer_of_the_same_size(tmp_path: Path, model: Transformer) -> None:
     """Nothing but the fingerprint can tell: silent, it would turn every word into another."""
-    from seq2seq.vocabulary import Vocabulary
+    from seq2seq.vocabulary import SentencePieceVocabulary
     from tests.builders import tiny_text
 
     path = save(tmp_path / "m", model)
-    other = Vocabulary.train([line.replace("a", "z") for line in tiny_text()], 48)
+    other = SentencePieceVocabulary.train([line.replace("a", "z") for line in tiny_text()], 48)
     other.save(path / "tokenizer")
     refused(path, "tokenizer/ is not the one the model was trained with .*copy")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from seq2seq.corpus import Example, read_split
 from seq2seq.data import BatchPlan, Segmentation, TokenizedSplit
 from seq2seq.errors import UserError
-from seq2seq.vocabulary import EOS_ID, UNK_ID
+from seq2seq.vocabulary import EOS_ID, UNK_ID, SentencePieceVocabulary
 from tests.builders import tiny_text, tiny_vocabulary
 
 GOOD = json.dumps({"source": "ab", "references": ["cd"]}).encode()
@@ -175,21 +176,16 @@ def test_no_drawn_segmentation_is_longer_than_the_limit() -> None:
 def test_a_best_segmentation_over_the_limit_gives_way_to_the_encoded_one() -> None:
     """The n-best list breaks ties otherwise than encoding does, now and then with a longer head."""
 
-    class Tied:
-        size = 48
-
-        def encode_many(self, texts: list[str]) -> list[list[int]]:
+    class Tied(SentencePieceVocabulary):
+        def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
             return [[9, 8] for _ in texts]
-
-        def encode(self, text: str) -> list[int]:
-            return [9, 8]
 
         def segmentations(self, text: str, count: int) -> list[tuple[list[int], float]]:
             return [([9, 4, 4], -1.0), ([9, 4, 4, 4], -2.0)]
 
     split = TokenizedSplit(
         [Example("a", ("b",))],
-        Tied(),  # type: ignore[arg-type]
+        Tied(tiny_vocabulary()._model_bytes),
         max_source_length=3,
         max_target_length=3,
         segmentation=Segmentation(2, 1.0),
@@ -266,6 +262,17 @@ def test_rows_of_a_batch_are_of_similar_length_shortest_first() -> None:
     assert all(left[1] <= right[0] for left, right in itertools.pairwise(spans))
     assert all((np.diff(LENGTHS[rows]) >= 0).all() for rows in batches)
     assert len(batches) == -(-200 // 16)
+
+
+def test_padding_is_bounded() -> None:
+    """Lengths of real text: most short, a few very long."""
+    lengths = np.random.default_rng(1).lognormal(2.5, 0.6, 5000).astype(int).clip(1, 120)
+    plan = BatchPlan(lengths, seed=3, tokens=1024)
+    batches = [lengths[rows] for rows in epoch_batches(plan, 0)]
+    padded = sum(len(batch) * batch.max() for batch in batches)
+    assert padded / lengths.sum() < 1.04
+    # A batch spans more than a few lengths only where long ones are rare.
+    assert np.median([batch.max() - batch.min() for batch in batches]) <= 1
 
 
 def test_batches_are_as_full_as_the_budget_allows() -> None:

@@ -178,6 +178,21 @@ def test_the_models_own_limit_holds(mode: Greedy | Sample | Beam) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("start", [PAD_ID, EOS_ID])
+def test_a_start_symbol_may_be_the_padding_or_the_end(
+    mode: Greedy | Sample | Beam, start: int
+) -> None:
+    model = tiny_model(23, vocab_size=V, start_id=start)
+    rows = generate(model, SOURCES, mode, limit=LIMIT)
+    for source, row in zip(SOURCES, rows, strict=True):
+        for h in row:
+            assert PAD_ID not in h.ids
+            expected = oracles.sequence_log_prob(model, source, h.ids)
+            assert h.log_prob == pytest.approx(expected, abs=1e-3)
+    assert any(h.finished for row in rows for h in row)
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_pad_and_start_are_never_written(mode: Greedy | Sample | Beam) -> None:
     eager = tiny_model(22, vocab_size=V)
     with torch.no_grad():

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from seq2seq.batch import pad_sequences
 from seq2seq.decoding import Greedy, Hypothesis, LengthLimit, Sample, generate
-from seq2seq.inflight import IDLE_SHARE
-from seq2seq.transformer import Transformer
+from seq2seq.inflight import IDLE_SHARE, likeliest
+from seq2seq.transformer import EncoderDecoder
 from seq2seq.transformer_state import CAPACITY_STEP
 from tests.builders import sentences, step_sizes, tiny_model
 
@@ -19,8 +19,8 @@ V = 13
 LIMIT = LengthLimit(ratio=4.0, offset=3, cap=45)
 
 
-def lively(seed: int, norm: str = "pre") -> Transformer:
-    return tiny_model(seed, vocab_size=V, end_bias=-0.5, spread=0.5, norm=norm)
+def lively(seed: int, norm: str = "pre", kind: str = "transformer") -> EncoderDecoder:
+    return tiny_model(seed, vocab_size=V, end_bias=-0.5, spread=0.5, norm=norm, kind=kind)
 
 
 def ids(found: list[list[Hypothesis]]) -> list[tuple[list[int], bool]]:
@@ -36,6 +36,7 @@ def ids(found: list[list[Hypothesis]]) -> list[tuple[list[int], bool]]:
     every=st.sampled_from([1, 4]),
     mode=st.sampled_from([Greedy(), Sample(4, 0.8, 5), Sample(0, 1.3, 6)]),
     norm=st.sampled_from(["pre", "post"]),
+    kind=st.sampled_from(["transformer", "recurrent"]),
 )
 def test_company_changes_nothing(
     seed: int,
@@ -45,8 +46,9 @@ def test_company_changes_nothing(
     every: int,
     mode: Greedy | Sample,
     norm: str,
+    kind: str,
 ) -> None:
-    model, sources = lively(seed % 5, norm), sentences(seed, lengths, V)
+    model, sources = lively(seed % 5, norm, kind), sentences(seed, lengths, V)
     forced = [[4 + (n + i) % 8 for i in range(k)] for n, k in enumerate(prefixes[: len(lengths)])]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("seq2seq.inflight.STEPS_BETWEEN_LOOKS", {"cpu": every})
@@ -136,3 +138,18 @@ def test_looking_seldom_changes_nothing(every: int, monkeypatch: pytest.MonkeyPa
     expected = generate(model, sources, Greedy(), limit=LIMIT, batch_rows=3)
     monkeypatch.setattr("seq2seq.inflight.STEPS_BETWEEN_LOOKS", {"cpu": every})
     assert ids(generate(model, sources, Greedy(), limit=LIMIT, batch_rows=3)) == ids(expected)
+
+
+@given(
+    width=st.integers(1, 700),
+    seed=st.integers(0, 1000),
+    values=st.sampled_from([3, 50, 10**6]),
+)
+@settings(deadline=None)
+def test_the_likeliest_is_the_first_of_the_largest(width: int, seed: int, values: int) -> None:
+    """Few different values make many equals, in one block and across blocks."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randint(0, values, (5, width), generator=generator).float()
+    logits[0] = -torch.inf
+    expected = [row.index(max(row)) for row in logits.tolist()]
+    assert likeliest(logits).tolist() == expected

@@ -1,4 +1,4 @@
-"""The Transformer against a naive one, and the incremental decoder against full prefixes."""
+"""Both decoders against naive ones, and step by step against full prefixes."""
 
 from __future__ import annotations
 
@@ -12,23 +12,28 @@ from torch import Tensor
 from seq2seq.batch import decoder_inputs, pad_sequences
 from seq2seq.errors import UserError
 from seq2seq.model import build_model
-from seq2seq.transformer import Transformer, sinusoidal_positions
+from seq2seq.transformer import EncoderDecoder, sinusoidal_positions
 from seq2seq.transformer_state import CAPACITY_STEP, TransformerState
 from tests.builders import sentences, tiny_model
 from tests.oracles import NaiveTransformer
 
 FORMS = [(norm, act) for norm in ("pre", "post") for act in ("relu", "gelu", "swish")]
+SHAPES = [
+    pytest.param({"kind": kind, "norm": norm}, id=f"{kind}-{norm}")
+    for kind in ("transformer", "recurrent")
+    for norm in ("pre", "post")
+]
 TOLERANCE = 2e-5
 
 
-def forced(model: Transformer, sources: list[list[int]], targets: list[list[int]]) -> Tensor:
+def forced(model: EncoderDecoder, sources: list[list[int]], targets: list[list[int]]) -> Tensor:
     """Logits ``[B, T, V]`` by the full-prefix path."""
     target_BT, _ = pad_sequences(targets, 0)
     with torch.no_grad():
         return model(*pad_sequences(sources, 0), decoder_inputs(target_BT, 3))
 
 
-def stepped(model: Transformer, sources: list[list[int]], targets: list[list[int]]) -> Tensor:
+def stepped(model: EncoderDecoder, sources: list[list[int]], targets: list[list[int]]) -> Tensor:
     """The same, token by token through the cache."""
     target_BT, _ = pad_sequences(targets, 0)
     inputs = decoder_inputs(target_BT, 3)
@@ -41,13 +46,15 @@ def stepped(model: Transformer, sources: list[list[int]], targets: list[list[int
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "rnn"}, "unknown model kind 'rnn'; known kinds: transformer"),
+        ({"kind": "rnn"}, "unknown model kind 'rnn'; known kinds: transformer, recurrent"),
         ({"kind": "transformer", "width": 3}, "unknown key 'width'"),
         ({"kind": "transformer", "d_model": 18, "heads": 4}, "d_model 18 .* heads 4"),
         ({"kind": "transformer", "d_model": 9, "heads": 3}, "d_model 9 must be even"),
         ({"kind": "transformer", "dropout": 1.0}, "dropout: .*given 1.0"),
         ({"kind": "transformer", "norm": "none"}, "norm: .*'pre' or 'post'"),
         ({"kind": "transformer", "vocab_size": 2}, "vocab_size: .*given 2"),
+        ({"kind": "transformer", "cell": "ssru"}, "unknown key 'cell'"),
+        ({"kind": "recurrent", "cell": "elman"}, "cell: .*'ssru' .given 'elman'"),
     ],
 )
 def test_a_bad_shape_is_refused_on_one_line(change: dict[str, Any], message: str) -> None:
@@ -67,9 +74,20 @@ def test_equals_the_naive_transformer(norm: str, activation: str) -> None:
     )
 
 
-@pytest.mark.parametrize(("norm", "activation"), FORMS)
-def test_cached_decoding_equals_full_prefix(norm: str, activation: str) -> None:
-    model = tiny_model(4, norm=norm, activation=activation)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_equals_the_naive_one(shape: dict[str, str]) -> None:
+    model = tiny_model(4, **shape)
+    (source,), (target,) = sentences(3, [4]), sentences(4, [9])
+    inputs = [3, *target[:-1]]
+    expected = torch.from_numpy(NaiveTransformer(model).logits(source, inputs)).float()
+    torch.testing.assert_close(
+        forced(model, [source], [target])[0], expected, atol=TOLERANCE, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_cached_decoding_equals_full_prefix(shape: dict[str, str]) -> None:
+    model = tiny_model(4, **shape)
     sources, targets = sentences(1, [7, 3, 1]), sentences(2, [9, 4, 6])
     full, cached = forced(model, sources, targets), stepped(model, sources, targets)
     torch.testing.assert_close(cached, full, atol=TOLERANCE, rtol=1e-4)
@@ -93,9 +111,9 @@ def test_a_target_at_the_length_limit_fits_and_a_longer_one_does_not() -> None:
         forced(model, sources, sentences(2, [10]))
 
 
-@pytest.mark.parametrize("norm", ["pre", "post"])
-def test_batched_equals_single(norm: str) -> None:
-    model = tiny_model(6, norm=norm)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_batched_equals_single(shape: dict[str, str]) -> None:
+    model = tiny_model(6, **shape)
     sources, targets = sentences(1, [5, 1, 9, 3]), sentences(2, [2, 8, 5, 1])
     together = forced(model, sources, targets)
     for row, (source, target) in enumerate(zip(sources, targets, strict=True)):
@@ -103,8 +121,9 @@ def test_batched_equals_single(norm: str) -> None:
         torch.testing.assert_close(together[row, : len(target)], alone, atol=TOLERANCE, rtol=1e-4)
 
 
-def test_what_stands_in_padding_never_matters() -> None:
-    model = tiny_model(7)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_stands_in_padding_never_matters(shape: dict[str, str]) -> None:
+    model = tiny_model(7, **shape)
     source, lengths = pad_sequences(sentences(1, [7, 3]), 0)
     target, _target_lengths = pad_sequences(sentences(2, [6, 2]), 0)
     inputs = decoder_inputs(target, 3)
@@ -123,9 +142,9 @@ def test_what_stands_in_padding_never_matters() -> None:
     assert not torch.allclose(after[1, 2:], before[1, 2:])
 
 
-@pytest.mark.parametrize("norm", ["pre", "post"])
-def test_future_tokens_never_matter_and_past_ones_do(norm: str) -> None:
-    model = tiny_model(8, norm=norm)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_future_tokens_never_matter_and_past_ones_do(shape: dict[str, str]) -> None:
+    model = tiny_model(8, **shape)
     (source,), (target,) = sentences(1, [6]), sentences(2, [7])
     before = forced(model, [source], [target])[0]
     for t in range(len(target) - 1):
@@ -183,10 +202,10 @@ def test_embeddings_are_tied_to_the_output_projection() -> None:
     assert model.parameter_count() == sum(p.numel() for p in model.state_dict().values())
 
 
-@pytest.mark.parametrize("norm", ["pre", "post"])
-def test_keep_sources_and_reorder(norm: str) -> None:
+@pytest.mark.parametrize("shape", SHAPES)
+def test_keep_sources_and_reorder(shape: dict[str, str]) -> None:
     """Hypotheses that swap their pasts and lose neighbours go on as if they had been alone."""
-    model, beams = tiny_model(11, norm=norm), 2
+    model, beams = tiny_model(11, **shape), 2
     sources = sentences(1, [5, 2, 7])
     read = [[3, 4, 5], [3, 6, 7], [3, 8, 9], [3, 4, 9], [3, 5, 5], [3, 7, 4]]
     with torch.no_grad():
@@ -208,10 +227,10 @@ def test_keep_sources_and_reorder(norm: str) -> None:
         _check_alone(model, sources[place // beams], ids, hidden[n])
 
 
-@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("beams", [1, 2])
-def test_a_state_takes_in_another_that_has_read_less(norm: str, beams: int) -> None:
-    model = tiny_model(14, norm=norm)
+def test_a_state_takes_in_another_that_has_read_less(shape: dict[str, str], beams: int) -> None:
+    model = tiny_model(14, **shape)
     first, second = sentences(1, [5, 2]), sentences(2, [7])
     read: list[list[int]] = [[] for _ in range(3 * beams)]
 
@@ -239,7 +258,7 @@ def test_a_state_takes_in_another_that_has_read_less(norm: str, beams: int) -> N
 
 
 def _check_hypotheses(
-    model: Transformer,
+    model: EncoderDecoder,
     sources: list[list[int]],
     source_of: list[int],
     read: list[list[int]],
@@ -251,7 +270,9 @@ def _check_hypotheses(
         _check_alone(model, sources[source], [*read[past[n]], following[n]], hidden[n])
 
 
-def _check_alone(model: Transformer, source: list[int], inputs: list[int], hidden: Tensor) -> None:
+def _check_alone(
+    model: EncoderDecoder, source: list[int], inputs: list[int], hidden: Tensor
+) -> None:
     ids, lengths = pad_sequences([source], 0)
     alone = model.decode(model.encode(ids, lengths), torch.tensor([inputs]))[0, -1]
     torch.testing.assert_close(hidden, alone, atol=TOLERANCE, rtol=1e-4)
@@ -271,9 +292,23 @@ def test_states_of_two_sentences_do_not_touch_each_other() -> None:
     assert (first.position, second.position) == (1, 2)
 
 
-@pytest.mark.parametrize("norm", ["pre", "post"])
-def test_every_parameter_gets_a_gradient(norm: str) -> None:
-    model = tiny_model(13, norm=norm).train()
+@pytest.mark.parametrize("shape", SHAPES)
+def test_narrow_numbers_come_near_wide_ones(shape: dict[str, str]) -> None:
+    """As the learner's ``precision: bf16`` and the teacher's ``--dtype`` have it."""
+    model = tiny_model(15, **shape)
+    sources, targets = sentences(1, [5, 3]), sentences(2, [4, 6])
+    wide = forced(model, sources, targets)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(
+            forced(model, sources, targets).float(), wide, atol=0.3, rtol=0.1
+        )
+    narrow = stepped(model.to(torch.bfloat16), sources, targets).float()
+    torch.testing.assert_close(narrow, wide, atol=0.3, rtol=0.1)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_parameter_gets_a_gradient(shape: dict[str, str]) -> None:
+    model = tiny_model(13, **shape).train()
     target, _ = pad_sequences(sentences(2, [4, 5]), 0)
     model(
         *pad_sequences(sentences(1, [5, 3]), 0), decoder_inputs(target, 3)

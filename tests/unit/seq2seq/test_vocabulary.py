@@ -13,7 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seq2seq.errors import UserError
-from seq2seq.vocabulary import EOS_ID, PAD_ID, START_ID, UNK_ID, Vocabulary
+from seq2seq.vocabulary import (
+    EOS_ID,
+    PAD_ID,
+    START_ID,
+    UNK_ID,
+    SentencePieceVocabulary,
+    load_vocabulary,
+)
 from tests.builders import tiny_text, tiny_vocabulary
 
 
@@ -32,7 +39,7 @@ def one_line(caught: pytest.ExceptionInfo[UserError]) -> str:
 @pytest.mark.parametrize("content", [b"", b"not a model", b"\x00" * 100])
 def test_broken_model_bytes_are_refused(content: bytes) -> None:
     with pytest.raises(UserError, match="not a SentencePiece model") as caught:
-        Vocabulary(content)
+        SentencePieceVocabulary(content)
     one_line(caught)
 
 
@@ -40,30 +47,58 @@ def test_a_truncated_model_file_is_refused(saved: Path) -> None:
     model = saved / "sentencepiece.model"
     model.write_bytes(model.read_bytes()[:-7])
     with pytest.raises(UserError) as caught:
-        Vocabulary.load(saved)
+        load_vocabulary(saved)
     one_line(caught)
 
 
 def test_a_missing_model_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=str(tmp_path / "nowhere")) as caught:
-        Vocabulary.load(tmp_path / "nowhere")
+        load_vocabulary(tmp_path / "nowhere")
     one_line(caught)
 
 
-def test_other_special_ids_are_refused() -> None:
+def trained_elsewhere(**ids: int) -> bytes:
     out = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(tiny_text()), model_writer=out, vocab_size=48, minloglevel=2
+        sentence_iterator=iter(tiny_text()), model_writer=out, vocab_size=48, minloglevel=2, **ids
     )
-    with pytest.raises(UserError, match=r"special ids .*expected \(0, 1, 2, 3\)"):
-        Vocabulary(out.getvalue())
+    return out.getvalue()
+
+
+def test_a_model_without_an_end_symbol_is_refused() -> None:
+    with pytest.raises(UserError, match="has no end symbol"):
+        SentencePieceVocabulary(trained_elsewhere(eos_id=-1))
+
+
+@pytest.mark.parametrize(
+    "ids", [{"eos_id": 0, "unk_id": 1, "bos_id": -1}, {"eos_id": 2, "unk_id": 0, "bos_id": 1}]
+)
+def test_a_model_made_elsewhere_gets_pad_and_start_behind_its_pieces(
+    ids: dict[str, int], tmp_path: Path
+) -> None:
+    content = trained_elsewhere(**ids)
+    vocabulary, theirs = SentencePieceVocabulary(content), sentencepiece.SentencePieceProcessor()
+    theirs.load_from_serialized_proto(content)
+    special = vocabulary.special
+    assert (special.eos, special.unk) == (ids["eos_id"], ids["unk_id"])
+    assert (special.pad, special.start, vocabulary.size) == (48, 49, 50)
+    pieces = [vocabulary.piece(i) for i in range(50)]
+    assert pieces == [*(theirs.id_to_piece(i) for i in range(48)), "<pad>", "<start>"]
+    text = tiny_text(1, seed=9)[0]
+    written = [*vocabulary.encode_target(text), 48, 49]
+    assert written[:-3] == theirs.encode(text) and vocabulary.decode(written) == text
+    vocabulary.save(tmp_path)
+    again = load_vocabulary(tmp_path)
+    assert again.fingerprint == vocabulary.fingerprint and again.special == special
+    others = {v.fingerprint for v in (tiny_vocabulary(), vocabulary)}
+    assert len(others) == 2
 
 
 @pytest.mark.parametrize("meta", ["{", "[]", "\udcff"])
 def test_a_broken_meta_file_is_refused(saved: Path, meta: str) -> None:
     (saved / "vocabulary.json").write_text(meta, errors="surrogateescape")
     with pytest.raises(UserError, match=r"vocabulary\.json is not valid JSON"):
-        Vocabulary.load(saved)
+        load_vocabulary(saved)
 
 
 def test_a_swapped_model_file_is_noticed(saved: Path, tmp_path: Path) -> None:
@@ -72,14 +107,14 @@ def test_a_swapped_model_file_is_noticed(saved: Path, tmp_path: Path) -> None:
         (tmp_path / "other" / "sentencepiece.model").read_bytes()
     )
     with pytest.raises(UserError, match="does not match the fingerprint") as caught:
-        Vocabulary.load(saved)
+        load_vocabulary(saved)
     one_line(caught)
 
 
 @pytest.mark.parametrize("lines", [[], [""], ["hello world"] * 3])
 def test_too_little_text_names_size_and_remedy(lines: list[str]) -> None:
     with pytest.raises(UserError, match=r"1000 pieces.*lower vocabulary\.size") as caught:
-        Vocabulary.train(lines, 1000)
+        SentencePieceVocabulary.train(lines, 1000)
     one_line(caught)
 
 
@@ -126,7 +161,7 @@ def test_decode_drops_pad_eos_and_start_but_shows_unknown() -> None:
 
 
 def test_save_and_load_keep_everything(saved: Path) -> None:
-    before, after = tiny_vocabulary(), Vocabulary.load(saved)
+    before, after = tiny_vocabulary(), load_vocabulary(saved)
     assert after.fingerprint == before.fingerprint and after.size == before.size
     assert [after.piece(i) for i in range(after.size)] == [before.piece(i) for i in range(48)]
     text = tiny_text()[3]
@@ -138,18 +173,20 @@ def test_save_and_load_keep_everything(saved: Path) -> None:
 
 def test_load_without_meta_file(saved: Path) -> None:
     (saved / "vocabulary.json").unlink()
-    assert Vocabulary.load(saved).fingerprint == tiny_vocabulary().fingerprint
+    assert load_vocabulary(saved).fingerprint == tiny_vocabulary().fingerprint
 
 
 def test_training_is_a_function_of_the_text() -> None:
-    assert Vocabulary.train(tiny_text(), 48).fingerprint == tiny_vocabulary().fingerprint
+    again = SentencePieceVocabulary.train(tiny_text(), 48)
+    assert again.fingerprint == tiny_vocabulary().fingerprint
 
 
 def test_fingerprint_changes_with_the_pieces() -> None:
+    other_text = [line.replace("a", "z") for line in tiny_text()]
     prints = {
         tiny_vocabulary(48).fingerprint,
         tiny_vocabulary(40).fingerprint,
-        Vocabulary.train([line.replace("a", "z") for line in tiny_text()], 48).fingerprint,
+        SentencePieceVocabulary.train(other_text, 48).fingerprint,
     }
     assert len(prints) == 3
     assert all(p.startswith("sha256:") and len(p) == 7 + 64 for p in prints)

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from seq2seq.checkpoint import load_model_directory, save_model_directory
+from seq2seq.checkpoint import (
+    load_model_directory,
+    load_model_vocabulary,
+    save_model_directory,
+)
 from seq2seq.errors import UserError
-from seq2seq.vocabulary import Vocabulary
+from seq2seq.vocabulary import SentencePieceVocabulary
 from student_trainer.config import InitialiseConfig, RunConfig
 from student_trainer.setup import (
     copy_layers,
@@ -24,7 +29,9 @@ from student_trainer.setup import (
     prepare_vocabulary,
     student_bytes,
 )
+from teacher_service.server import ServerThread
 from tests.builders import tiny_model, tiny_vocabulary
+from tests.unit.teacher_service.support import tiny_config
 
 VOCABULARY = tiny_vocabulary()
 
@@ -142,6 +149,23 @@ def test_sentences_without_references_are_refused(config_of, tmp_path):
         make_data(config_of(corpus={"path": tmp_path}), VOCABULARY)
 
 
+def test_the_students_special_ids_are_the_vocabularys(config_of):
+    other = SimpleNamespace(size=50, pad_id=4, eos_id=7, start_id=7)
+    found = make_model(config_of(), other).config
+    assert (found.vocab_size, found.pad_id, found.eos_id, found.start_id) == (50, 4, 7, 7)
+    usual = make_model(config_of(), VOCABULARY).config
+    assert (usual.vocab_size, usual.pad_id, usual.eos_id, usual.start_id) == (48, 0, 1, 3)
+
+
+def test_the_vocabulary_of_the_teacher_that_answers(config_of, tiny_teacher, tmp_path):
+    with ServerThread(tiny_config(tiny_teacher)) as server:
+        config = config_of(vocabulary={"served": True}, teacher={"address": server.address})
+        found = prepare_vocabulary(config, tmp_path)
+    assert found.fingerprint == load_model_vocabulary(tiny_teacher).fingerprint
+    # Kept with the run: its other processes need no teacher for it.
+    assert prepare_vocabulary(config, tmp_path).fingerprint == found.fingerprint
+
+
 def test_a_run_keeps_one_vocabulary(config_of, tiny_corpus, tmp_path):
     config = config_of(vocabulary={"size": 40})
     first = prepare_vocabulary(config, tmp_path)
@@ -155,7 +179,7 @@ def test_a_vocabulary_is_written_whole_or_not_at_all(config_of, tmp_path, monkey
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Vocabulary, "save", full)
+    monkeypatch.setattr(SentencePieceVocabulary, "save", full)
     with pytest.raises(UserError, match="No space left on device"):
         prepare_vocabulary(config_of(), tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -165,7 +189,7 @@ def test_a_run_is_pinned_to_the_revision_it_began_with(config_of):
     config = config_of(method="imitkd", teacher={"address": "x:1"})
     assert config.teacher.revision is None
     pinned = config.pinned_to("sha256:aa")
-    assert pinned.teacher.revision == "sha256:aa" and pinned.teacher.address == "x:1"
+    assert pinned.teacher.revision == "sha256:aa" and pinned.teacher.address == ("x:1",)
     assert pinned.pinned_to(None) == pinned
     assert config_of().pinned_to("sha256:aa") == config_of()
 

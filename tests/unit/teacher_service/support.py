@@ -12,7 +12,7 @@ import torch
 
 from seq2seq.checkpoint import save_model_directory
 from seq2seq.model import Seq2SeqModel, build_model
-from seq2seq.vocabulary import Vocabulary
+from seq2seq.vocabulary import SentencePieceVocabulary, Vocabulary
 from teacher_service.config import ServerConfig
 
 VOCABULARY, LONGEST = 40, 12
@@ -39,7 +39,8 @@ def tiny_vocabulary(size: int = VOCABULARY) -> Vocabulary:
     """A vocabulary of random words; the same every time."""
     draw = random.Random(0)
     words = ["".join(draw.choices("abcdefgh", k=draw.randint(2, 5))) for _ in range(60)]
-    return Vocabulary.train([" ".join(draw.choices(words, k=8)) for _ in range(300)], size)
+    lines = [" ".join(draw.choices(words, k=8)) for _ in range(300)]
+    return SentencePieceVocabulary.train(lines, size)
 
 
 def save_tiny_teacher(path: Path, seed: int = 0, **change: Any) -> Seq2SeqModel:

@@ -77,4 +77,4 @@ def test_no_two_pairs_share_an_encoding():
 def test_the_key_knows_every_field_of_what_can_be_asked():
     """A new field must change the key, or pairs that differ in it would share an answer."""
     assert {f.name for f in fields(ScoreChoice)} == {"kind", "dtype", "temperature", "k"}
-    assert {f.name for f in fields(ScoreItem)} == {"source", "target"}
+    assert {f.name for f in fields(ScoreItem)} == {"source", "target", "candidates"}

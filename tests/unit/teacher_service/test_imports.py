@@ -11,7 +11,17 @@ HEAVY = ("torch", "ray", "seq2seq", "pydantic", "transformers")
 
 
 @pytest.mark.parametrize(
-    "module", ["client", "channel", "codec", "content_key", "errors", "requests", "retrying"]
+    "module",
+    [
+        "async_client",
+        "channel",
+        "client",
+        "codec",
+        "content_key",
+        "errors",
+        "requests",
+        "retrying",
+    ],
 )
 def test_the_client_side_loads_nothing_heavy(module):
     code = (
@@ -19,6 +29,13 @@ def test_the_client_side_loads_nothing_heavy(module):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("module", ["addresses", "replicas", "replies", "retrying"])
+def test_the_policy_of_the_client_loads_no_grpc(module):
+    code = f"import sys, teacher_service.{module}\nprint('grpc' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_batcher_and_caches_load_neither_torch_nor_grpc():

