@@ -21,6 +21,8 @@ from student_trainer.config import load_config
 from student_trainer.training import train
 
 _WARM_UP_STEPS = 8
+# Repeats ask for the same scores: a teacher that kept them would answer from memory.
+_NO_CACHES = ("--encoder-cache-mib", "0", "--score-cache-mib", "0")
 
 
 def measure(quick: bool) -> Result:
@@ -31,7 +33,8 @@ def measure(quick: bool) -> Result:
         prepare(CORPUS, corpus)
         runs = []
         with serving(
-            serve_arguments(shipped(TEACHER), threads=1), Path(scratch) / "teacher.log"
+            [*serve_arguments(shipped(TEACHER), threads=1), *_NO_CACHES],
+            Path(scratch) / "teacher.log",
         ) as address:
             for repeat in range(repeats):
                 output = Path(scratch) / f"run-{repeat}"

@@ -1,8 +1,10 @@
 """Greedy and beam decoding against ``transformers`` and CTranslate2, same weights and sentences.
 
-The shipped teacher translates English captions of Multi30k's test split (UI strings of its own test
-split where Multi30k is not there), in length-sorted batches of 64, two threads. Each engine runs
-once to warm up; then they take turns, and each ratio is that of the median times.
+The shipped teacher translates English captions of Multi30k's test split (UI strings of its own
+test split where Multi30k is not there), at most 64 at a time, two threads. All get the sentences in
+the corpus's order: ours and CTranslate2 order them by length themselves, ``transformers`` takes
+batches as they come; how it does on batches that somebody sorted for it is measured as well. Each
+engine runs once to warm up; then they take turns, and each ratio is that of the median times.
 """
 
 from __future__ import annotations
@@ -21,9 +23,9 @@ import transformers
 
 from benchmarks.form import Figure, Result, run
 from imitkd.demo import CORPUS, TEACHER
-from imitkd.export import ctranslate2 as to_ctranslate2
 from imitkd.export import huggingface
 from imitkd.shipped import shipped
+from seq2seq import ctranslate2_form
 from seq2seq.batch import length_mask, pad_sequences
 from seq2seq.checkpoint import load_model_directory
 from seq2seq.corpus import read_split
@@ -45,7 +47,6 @@ def measure(quick: bool) -> Result:
     assert isinstance(model, Transformer)
     texts, origin = _texts(128 if quick else 512)
     sources = encode_sources(directory.vocabulary, texts, model.config.max_source_length)
-    sources.sort(key=len)
     figures: dict[str, Figure] = {}
     detail: dict[str, Any] = {
         "sentences": len(sources),
@@ -56,10 +57,11 @@ def measure(quick: bool) -> Result:
     }
     with tempfile.TemporaryDirectory() as scratch:
         tokens = [f"{i}" for i in range(model.config.vocab_size)]
-        to_ctranslate2.save(model, tokens, Path(scratch))
+        ctranslate2_form.save(model, tokens, Path(scratch))
         peers: dict[str, Callable[[int], Ids]] = {
             "ours": lambda beams: _ours(model, sources, beams),
             "transformers": _Transformers(model, sources),
+            "transformers_sorted": _Transformers(model, sources, in_order=False),
             "ctranslate2": _CTranslate2(scratch, sources),
         }
         for beams in (1, 5):
@@ -79,7 +81,7 @@ def measure(quick: bool) -> Result:
             detail[name]["ids_per_s"] = {
                 peer: sum(map(len, outputs[peer])) / t for peer, t in median.items()
             }
-            for peer in ("transformers", "ctranslate2"):
+            for peer in list(peers)[1:]:
                 figures[_name(beams, peer)] = Figure(
                     median[peer] / median["ours"], "ratio", _GOALS.get(_name(beams, peer))
                 )
@@ -130,18 +132,21 @@ def _ours(model: Transformer, sources: Ids, beams: int) -> Ids:
 class _Transformers:
     """``generate`` of the same weights as a Pegasus model."""
 
-    def __init__(self, model: Transformer, sources: Ids) -> None:
+    def __init__(self, model: Transformer, sources: Ids, in_order: bool = True) -> None:
         values = huggingface.configuration(model.config)
         kind = values.pop("model_type")
         config = transformers.AutoConfig.for_model(kind, **values)
         self._peer = transformers.AutoModelForSeq2SeqLM.from_config(config).eval()
         self._peer.load_state_dict(huggingface.state(model))
+        rows = range(len(sources))
+        self._order = list(rows) if in_order else sorted(rows, key=lambda i: len(sources[i]))
         self._sources, self._config = sources, model.config
 
     def __call__(self, beams: int) -> Ids:
-        found: Ids = []
-        for begin in range(0, len(self._sources), BATCH):
-            part = self._sources[begin : begin + BATCH]
+        found: Ids = [[] for _ in self._sources]
+        for begin in range(0, len(self._order), BATCH):
+            rows = self._order[begin : begin + BATCH]
+            part = [self._sources[i] for i in rows]
             ids, lengths = pad_sequences(part, self._config.pad_id)
             with torch.inference_mode():
                 written = self._peer.generate(
@@ -152,7 +157,8 @@ class _Transformers:
                     max_new_tokens=max(LIMIT.of(len(s)) for s in part),
                 )
             special = {self._config.pad_id, self._config.eos_id, self._config.start_id}
-            found += [[i for i in row if i not in special] for row in written.tolist()]
+            for row, ids in zip(rows, written.tolist(), strict=True):
+                found[row] = [i for i in ids if i not in special]
         return found
 
 

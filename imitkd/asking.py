@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,9 @@ from imitkd.text_lines import encode_lines, read_lines
 from seq2seq.errors import UserError
 from student_trainer.served_vocabulary import served_vocabulary
 from teacher_service import codec
+from teacher_service.channel import Credentials
 from teacher_service.client import TeacherClient
+from teacher_service.replies import check_agreement
 
 # Interactive use: a teacher that is not there is told after seconds, not minutes.
 PATIENCE_S = 20.0
@@ -34,29 +36,51 @@ class ScoredPosition:
 
 @contextmanager
 def connect(
-    address: str, token_file: Path | None = None, roots: Path | None = None
+    address: Sequence[str] | str,
+    token_file: Path | None = None,
+    roots: Path | None = None,
+    client_certificate: Path | None = None,
+    client_key: Path | None = None,
 ) -> Iterator[TeacherClient]:
     """A client for interactive use; it gives up after ``PATIENCE_S``.
 
     Raises:
-        UserError: the token or the certificates cannot be read.
+        TeacherSecretError: a token, certificate or key cannot be read.
     """
-    try:
-        token = token_file.read_text(errors="replace").strip() if token_file else None
-        certificates = roots.read_bytes() if roots else None
-    except OSError as error:
-        raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
+    shown = Credentials.read(token_file, roots, client_certificate, client_key)
     client = TeacherClient(
         address,
         timeout_s=PATIENCE_S,
         attempt_timeout_s=PATIENCE_S,
-        token=token,
-        root_certificates=certificates,
+        token=shown.token,
+        root_certificates=shown.root_certificates,
+        client_certificate=shown.client_certificate,
+        client_key=shown.client_key,
     )
     try:
         yield client
     finally:
         client.close()
+
+
+def print_replicas(client: TeacherClient) -> None:
+    """A JSON object a replica: its address with what it says of itself, or with its error.
+
+    Raises:
+        TeacherError: one does not answer, or they do not serve one model; all are printed before.
+    """
+    client.model_info()  # has patience; what follows has less
+    reports = client.replicas()
+    for report in reports:
+        told = {"error": str(report.error)} if report.info is None else asdict(report.info)
+        print(json.dumps({"address": report.address, **told}, indent=2, default=list))
+    first, *others = reports
+    for report in reports:
+        if report.error is not None:
+            raise report.error
+    for other in others:
+        if first.info is not None and other.info is not None:
+            check_agreement(first.address, first.info, other.address, other.info)
 
 
 def score_text(

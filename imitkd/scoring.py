@@ -28,8 +28,12 @@ def evaluate_directory(
     sentences: int | None = None,
     threads: int | None = None,
     device: str = "cpu",
+    repeats: int = 1,
 ) -> dict[str, Any]:
     """Evaluate and time; translating a few sentences first keeps start-up out of the time.
+
+    Args:
+        repeats: translate so many times; the speed is that of the median.
 
     Raises:
         UserError: broken model or corpus, or sentences without references.
@@ -43,7 +47,7 @@ def evaluate_directory(
         used = torch.get_num_threads()
         warm_up = [e.source for e in examples[:_WARM_UP]]
         translate(directory.model, directory.vocabulary, warm_up, mode)
-        found = evaluate(directory.model, directory.vocabulary, examples, mode)
+        found = evaluate(directory.model, directory.vocabulary, examples, mode, repeats=repeats)
     return {
         "model": str(model),
         "name": directory.name,

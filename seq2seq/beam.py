@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seq2seq.batch import pad_sequences
+from seq2seq.encoding import encode_sources
 from seq2seq.model import Seq2SeqModel, forbid_special
 from seq2seq.modes import Beam, Found, Job
 
@@ -49,7 +49,7 @@ def beam_search(model: Seq2SeqModel, job: Job, mode: Beam) -> list[list[Found]]:
     hypotheses.
     """
     config, device, size = model.config, model.device, mode.size
-    state = model.start(model.encode(*pad_sequences(job.sources, config.pad_id, device)), size)
+    state = model.start(encode_sources(model, job.sources), size)
     rows = [_Row(mode, limit) for limit in job.limits]
     live = list(range(len(rows)))
     count = len(rows)

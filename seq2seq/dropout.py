@@ -8,9 +8,12 @@ and each layer multiplies with a slice of it at a random offset. Pool and offset
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 POOL_SIZE = 1 << 22
@@ -66,11 +69,46 @@ class PooledDropout(nn.Module):
         self._source = source
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0.0:
-            return x
-        if x.device.type != "cpu":
-            return F.dropout(x, self.rate, training=True)
-        return x * self._source.mask(x.numel(), self.rate).view(x.shape)
+        if self._is_pooled(x):
+            return x * self._mask(x)
+        return F.dropout(x, self.rate, self.training)
+
+    def add(self, x: Tensor, change: Tensor) -> Tensor:
+        """``x + dropout(change)``, on a CPU in one pass over memory."""
+        if self._is_pooled(change):
+            return torch.addcmul(x, change, self._mask(change))
+        return x + F.dropout(change, self.rate, self.training)
+
+    def relu_(self, x: Tensor) -> Tensor:
+        """``dropout(relu(x))``; overwrites ``x``, on a CPU remembers neither ``x`` nor the mask."""
+        if self._is_pooled(x):
+            found: Tensor = _DroppedRelu.apply(x, self._mask(x), 1 / (1 - self.rate))
+            return found
+        return F.dropout(x.relu_(), self.rate, self.training)
+
+    def _is_pooled(self, x: Tensor) -> bool:
+        return self.training and self.rate > 0.0 and x.device.type == "cpu"
+
+    def _mask(self, x: Tensor) -> Tensor:
+        return self._source.mask(x.numel(), self.rate).view(x.shape)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate}"
+
+
+class _DroppedRelu(torch.autograd.Function):
+    """A result above zero says all that the gradient needs: it was positive and it was kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, mask: Tensor, scale: float) -> Tensor:
+        x.relu_().mul_(mask)
+        ctx.mark_dirty(x)
+        ctx.save_for_backward(x)
+        ctx.scale = scale
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (y,) = ctx.saved_tensors
+        return torch.ops.aten.threshold_backward(gradient, y, 0).mul_(ctx.scale), None, None

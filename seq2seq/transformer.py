@@ -100,7 +100,10 @@ class _FeedForward(nn.Module):
         self.dropout = PooledDropout(config.dropout, source)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.outer(self.dropout(self.activation(self.inner(x))))
+        x = self.inner(x)
+        if self.activation is F.relu:
+            return self.outer(self.dropout.relu_(x))
+        return self.outer(self.dropout(self.activation(x)))
 
 
 class _Block(nn.Module):
@@ -116,7 +119,7 @@ class _Block(nn.Module):
         return self.norm(x) if self.pre else x
 
     def after(self, x: Tensor, change: Tensor) -> Tensor:
-        x = x + self.dropout(change)
+        x = self.dropout.add(x, change)
         return x if self.pre else self.norm(x)
 
 

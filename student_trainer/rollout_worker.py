@@ -8,14 +8,13 @@ from collections.abc import Callable
 import numpy as np
 
 from seq2seq.data import BatchPlan, TokenizedSplit
-from seq2seq.decoding import Greedy, LengthLimit, Sample, generate
+from seq2seq.decoding import Greedy, Sample
 from seq2seq.errors import UserError
-from seq2seq.model import Seq2SeqModel
 from seq2seq.noise import keyed, uniform_array
 from student_trainer.config import RunConfig
-from student_trainer.determinism import compute
 from student_trainer.mixing import keeps_reference
 from student_trainer.types import Ragged, ScoredShard, ShardTask, Teacher, TeacherLabels, Weights
+from student_trainer.writers import Writer
 from teacher_service.codec import Argmax, ArgmaxSpec, TopK, TopKSpec
 from teacher_service.errors import TeacherError
 
@@ -35,25 +34,25 @@ class RolloutWorker:
         config: RunConfig,
         split: TokenizedSplit,
         plan: BatchPlan,
-        model: Seq2SeqModel | None = None,
+        writer: Writer | None = None,
         teacher: Teacher | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Wire a worker.
 
         Args:
-            model: the student to write with; None where the method lets nobody write.
+            writer: the student; None where the method lets nobody write.
             teacher: None under ``vanilla``.
         """
         self._config, self._split, self._plan = config, split, plan
-        self._model, self._teacher, self._clock = model, teacher, clock
+        self._writer, self._teacher, self._clock = writer, teacher, clock
         self.version: int | None = None
         self.left_out = split.dropped
 
     def load(self, version: int, weights: Weights) -> None:
         """Write with these weights from now on."""
-        if self._model is not None and version != self.version:
-            self._model.load_state_dict(weights)
+        if self._writer is not None and version != self.version:
+            self._writer.load(weights)
         self.version = version
 
     def run(self, task: ShardTask) -> ScoredShard:
@@ -111,24 +110,20 @@ class RolloutWorker:
         from_student: np.ndarray,
     ) -> None:
         """Replace the targets of the chosen rows by the student's own."""
-        assert self._model is not None
+        assert self._writer is not None
         settings = self._config.rollout
         mode: Greedy | Sample = Greedy()
         if settings.decoding == "sample":
             seed = int(keyed(self._config.seed, task.batch) >> np.uint64(1))
             mode = Sample(settings.top_k, settings.temperature, seed)
         chosen = from_student.nonzero()[0]
-        with compute(self._config.worker_threads, self._config.deterministic):
-            found = generate(
-                self._model,
-                [sources[i] for i in chosen],
-                mode,
-                limit=LengthLimit(**settings.limit.model_dump()),
-                keys=[int(rows[i]) for i in chosen],
-                log_probs=False,
-            )
-        for i, hypotheses in zip(chosen, found, strict=True):
-            targets[i] = np.array(hypotheses[0].ids, dtype=np.int32)
+        if not len(chosen):
+            return
+        written = self._writer.write(
+            [sources[i] for i in chosen], mode, [int(rows[i]) for i in chosen]
+        )
+        for i, ids in zip(chosen, written, strict=True):
+            targets[i] = np.array(ids, dtype=np.int32)
 
     def _asked(self, from_student: np.ndarray) -> np.ndarray:
         """bool ``[B]``: the rows whose loss needs the teacher."""

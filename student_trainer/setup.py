@@ -26,6 +26,8 @@ from student_trainer.learner import Learner
 from student_trainer.rollout_worker import RolloutWorker
 from student_trainer.run_directory import RunDirectory
 from student_trainer.served_vocabulary import served_vocabulary
+from student_trainer.writers import make_writer
+from teacher_service.channel import Credentials
 from teacher_service.client import TeacherClient
 
 
@@ -155,11 +157,17 @@ def build_limits(config: RunConfig) -> tuple[int, int]:
 def make_worker(
     config: RunConfig, vocabulary: Vocabulary, data: TrainingData, teacher: TeacherClient | None
 ) -> RolloutWorker:
-    """A worker with a student of its own; its weights come with the first version."""
+    """A worker with a student of its own; its weights come with the first version.
+
+    Raises:
+        UserError: the engine of ``rollout.engine`` is not there.
+    """
     prepare_process(config.deterministic)
     blank = config.model_copy(update={"initialise": None})
-    model = make_model(blank, vocabulary).eval() if config.student_writes else None
-    return RolloutWorker(config, data.split, data.plan, model, teacher)
+    writer = None
+    if config.student_writes:
+        writer = make_writer(config, make_model(blank, vocabulary).eval())
+    return RolloutWorker(config, data.split, data.plan, writer, teacher)
 
 
 def make_learner(config: RunConfig, vocabulary: Vocabulary, run: RunDirectory) -> Learner:
@@ -190,7 +198,7 @@ def make_teacher(config: RunConfig, vocabulary: Vocabulary) -> TeacherClient | N
     """A client that refuses a teacher of another vocabulary; None where no teacher is asked.
 
     Raises:
-        UserError: the token or the certificates cannot be read.
+        TeacherSecretError: a token, certificate or key cannot be read.
     """
     if config.method == "vanilla" or config.teacher is None:
         return None
@@ -198,26 +206,24 @@ def make_teacher(config: RunConfig, vocabulary: Vocabulary) -> TeacherClient | N
 
 
 def _client(settings: TeacherConfig, fingerprint: str | None) -> TeacherClient:
-    token = _read("token_file", settings.token_file)
-    roots = _read("root_certificates", settings.root_certificates)
+    credentials = Credentials.read(
+        settings.token_file,
+        settings.root_certificates,
+        settings.client_certificate,
+        settings.client_key,
+        where="teacher.",
+    )
     return TeacherClient(
         settings.address,
         attempt_timeout_s=settings.attempt_timeout_s,
         timeout_s=settings.timeout_s,
         expected_fingerprint=fingerprint,
         expected_revision=settings.revision,
-        token=token.decode(errors="replace").strip() if token is not None else None,
-        root_certificates=roots,
+        token=credentials.token,
+        root_certificates=credentials.root_certificates,
+        client_certificate=credentials.client_certificate,
+        client_key=credentials.client_key,
     )
-
-
-def _read(key: str, path: Path | None) -> bytes | None:
-    try:
-        return None if path is None else path.read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"cannot read teacher.{key} {path}: {error.strerror}; check the path"
-        ) from error
 
 
 def _training_examples(config: RunConfig) -> list[Example]:

@@ -1,5 +1,6 @@
 """The teacher service: a model behind gRPC, and the client that asks it.
 
-``client``, ``requests``, ``codec``, ``retrying`` and ``errors`` are the client side: they import
-neither torch nor anything else of ours but ``protos``.
+``client``, ``async_client`` and what they import are the client side: neither torch nor anything
+else of ours but ``protos``. Of these ``addresses``, ``replicas`` and ``retrying`` (whom to ask, and
+what after a fault), ``requests``, ``replies``, ``codec`` and ``errors`` know no gRPC.
 """

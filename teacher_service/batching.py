@@ -193,6 +193,12 @@ class Batcher:
         self.reply_bytes -= request.reply_bytes
         return len(waiting)
 
+    def oldest_s(self) -> float:
+        """How long the oldest entry has waited so far; 0 where nothing waits."""
+        if not self._queue:
+            return 0.0
+        return self._clock() - next(iter(self._queue.values())).request.enqueued_at
+
     def ready_in(self) -> float | None:
         """Seconds until :meth:`take` should be called: 0 for now, None while nothing waits."""
         if not self._queue:

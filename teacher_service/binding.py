@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import ssl
 import tempfile
 from pathlib import Path
 
 import grpc
 
 from seq2seq.errors import UserError
+from teacher_service.bind_address import joined
 from teacher_service.config import ServerConfig
+from teacher_service.secret_files import read_secret
 
 
 def bind(server: grpc.aio.Server, config: ServerConfig) -> str:
@@ -21,7 +24,8 @@ def bind(server: grpc.aio.Server, config: ServerConfig) -> str:
         The address a client on this machine may dial, with the port that was taken.
 
     Raises:
-        UserError: the address is taken or not ours; a certificate or key is not readable.
+        UserError: the address is taken or not ours; certificate and key do not fit.
+        TeacherSecretError: a certificate or key cannot be read.
     """
     _probe(config)
     credentials = _credentials(config)
@@ -37,8 +41,7 @@ def bind(server: grpc.aio.Server, config: ServerConfig) -> str:
         return config.address
     if port == 0:
         raise _cannot_listen(config.address, "gRPC could not bind it")
-    host = f"[{pair[0]}]" if ":" in pair[0] else pair[0]
-    return f"{host}:{port}"
+    return joined(pair[0], port)
 
 
 def write_address(path: Path, address: str) -> None:
@@ -105,17 +108,30 @@ def _cannot_listen(address: str, reason: str) -> UserError:
 def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
     if config.tls_certificate is None or config.tls_key is None:
         return None
-    files = {"certificate": config.tls_certificate, "key": config.tls_key}
-    if config.tls_client_ca is not None:
-        files["client CA"] = config.tls_client_ca
-    content: dict[str, bytes] = {}
-    for what, path in files.items():
-        try:
-            content[what] = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"cannot read the TLS {what} {path}: {error.strerror}") from error
+    certificate = read_secret(config.tls_certificate, "the TLS certificate")
+    key = read_secret(config.tls_key, "the TLS key")
+    ca = config.tls_client_ca
+    authority = None if ca is None else read_secret(ca, "the TLS client CA")
+    _check_pair(config.tls_certificate, config.tls_key, ca)
     return grpc.ssl_server_credentials(
-        [(content["key"], content["certificate"])],
-        root_certificates=content.get("client CA"),
-        require_client_auth="client CA" in content,
+        [(key, certificate)],
+        root_certificates=authority,
+        require_client_auth=authority is not None,
     )
+
+
+def _check_pair(certificate: Path, key: Path, authority: Path | None) -> None:
+    """Have OpenSSL read what gRPC would only say it could not bind with."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # Never ask at the terminal for the passphrase of an encrypted key.
+        context.load_cert_chain(certificate, key, password="")
+        if authority is not None:
+            context.load_verify_locations(authority)
+    except (ssl.SSLError, ValueError) as error:
+        files = ", ".join(str(path) for path in (certificate, key, authority) if path is not None)
+        raise UserError(
+            f"the TLS files {files} are damaged, encrypted or do not fit each other "
+            f"({getattr(error, 'reason', None) or error}); give PEM files, the key of that "
+            "certificate and without a passphrase"
+        ) from error

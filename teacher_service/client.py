@@ -1,97 +1,77 @@
-"""The synchronous client of one teacher address. Imports neither torch nor anything model-side.
+"""The blocking client: the asyncio client on an event loop in a thread of its own. No torch.
 
-A call is cut into requests the server takes (its limits come with ``GetModelInfo``), each request
-is retried within the overall deadline, and the parts are put together again in order.
+One implementation instead of two. Side-by-side requests, health watches, re-read addresses and
+cancellation are what an event loop is for; blocking callers hand it their call and wait.
 """
 
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import CancelledError, Future
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn, TypedDict, TypeVar, Unpack
 
-import grpc
-import numpy as np
-
-from protos.teacher.v1 import teacher_pb2 as pb
-from protos.teacher.v1 import teacher_pb2_grpc
-from teacher_service import codec, requests
-from teacher_service.errors import (
-    TeacherMismatch,
-    TeacherProtocolError,
-    TeacherRefused,
-)
+from teacher_service import codec
+from teacher_service.addresses import Lookup
+from teacher_service.async_client import AsyncTeacherClient
+from teacher_service.candidates import TokenTable
+from teacher_service.errors import TeacherUnavailable
+from teacher_service.loop_thread import LoopThread
+from teacher_service.replies import ReplicaReport
 from teacher_service.requests import Ids
-from teacher_service.retrying import Retrying
 
-# A reply may be as large as the server's largest; the server bounds it, not gRPC's 4 MiB default.
-_OPTIONS = (
-    ("grpc.enable_retries", 0),
-    ("grpc.max_receive_message_length", 256 << 20),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2000),
-)
+T = TypeVar("T")
+
+
+class ClientOptions(TypedDict, total=False):
+    """Keyword arguments of both clients; see :class:`AsyncTeacherClient` for each."""
+
+    attempt_timeout_s: float
+    generate_attempt_timeout_s: float
+    timeout_s: float
+    expected_fingerprint: str | None
+    expected_revision: str | None
+    token: str | None
+    root_certificates: bytes | None
+    client_certificate: bytes | None
+    client_key: bytes | None
+    refresh_s: float
+    lookup: Lookup
+    clock: Callable[[], float]
+    sleep: Callable[[float], Awaitable[None]]
+    random: Callable[[], float]
 
 
 class TeacherClient:
     """Asks one teacher; safe to share between threads, cheap to build (connects on first use).
 
+    It holds connections and a thread, so it belongs to the process that built it: neither pickling
+    nor forking carries it over.
+
     Args:
-        address: ``host:port`` or ``unix:path``.
-        attempt_timeout_s: deadline of one attempt of one request.
-        generate_attempt_timeout_s: the same for ``Generate``, which takes longer.
-        timeout_s: deadline of one request with its retries and waits.
-        expected_fingerprint, expected_revision: ride in every request; another teacher refuses.
-        token: bearer token.
-        root_certificates: PEM; makes the channel TLS.
-        clock, sleep: injected in tests.
+        address: ``HOST:PORT``, ``unix:PATH`` or ``file:/PATH``, or several.
+        options: keyword arguments, as of :class:`AsyncTeacherClient`.
+
+    Raises:
+        TeacherRefused: no address.
     """
 
-    def __init__(
-        self,
-        address: str,
-        *,
-        attempt_timeout_s: float = 30.0,
-        generate_attempt_timeout_s: float = 120.0,
-        timeout_s: float = 300.0,
-        expected_fingerprint: str | None = None,
-        expected_revision: str | None = None,
-        token: str | None = None,
-        root_certificates: bytes | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self.address = address
-        self._generate_attempt_timeout_s = generate_attempt_timeout_s
-        self._retrying = Retrying(attempt_timeout_s, timeout_s, clock=clock, sleep=sleep)
-        self._expect = pb.ModelExpectation(
-            fingerprint=expected_fingerprint or "", revision=expected_revision or ""
-        )
-        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
-        if root_certificates is None:
-            self._channel = grpc.insecure_channel(address, options=_OPTIONS)
-        else:
-            credentials = grpc.ssl_channel_credentials(root_certificates)
-            self._channel = grpc.secure_channel(address, credentials, options=_OPTIONS)
-        self._stub = teacher_pb2_grpc.TeacherServiceStub(self._channel)
-        self._info: codec.ModelInfo | None = None
-        self._lock = threading.Lock()
+    def __init__(self, address: str | Sequence[str], **options: Unpack[ClientOptions]) -> None:
+        self._client = AsyncTeacherClient(address, **options)
+        self.address = self._client.address
+        self._guard = threading.Lock()
+        self._loop: LoopThread | None = None
+        self._calls: set[Future[Any]] = set()
+        self._closed = False
 
     def model_info(self) -> codec.ModelInfo:
-        """What the teacher is now; asked anew at every call.
+        """What the teacher is now, asked anew at every call. Raises as :meth:`score` does."""
+        return self._run(self._client.model_info)
 
-        Raises:
-            TeacherError: see :meth:`score`.
-        """
-        request = pb.GetModelInfoRequest(expect=self._expect)
-        reply = self._unary("GetModelInfo", self._stub.GetModelInfo, request)
-        info = codec.decode_model_info(reply.info)
-        with self._lock:
-            self._info = info
-        return info
+    def replicas(self) -> list[ReplicaReport]:
+        """What every replica says of itself now, or why it does not within five seconds."""
+        return self._run(self._client.replicas)
 
     def score(
         self,
@@ -100,59 +80,18 @@ class TeacherClient:
         payload: codec.PayloadRequest,
         *,
         temperature: float = 1.0,
+        candidates: Sequence[TokenTable] | None = None,
     ) -> codec.ScoreResult:
-        """The teacher's distributions along ``targets``.
-
-        Args:
-            sources: encoder inputs, end symbol included.
-            targets: target ids without the start symbol; the end symbol where it was written.
-            payload: what to send about each position; FULL travels as a stream.
-
-        Returns:
-            Arrays over P = sum of target lengths, in order.
+        """The teacher's distributions along ``targets``: see :meth:`AsyncTeacherClient.score`.
 
         Raises:
-            TeacherRefused: the ids break a rule of the contract, or one sequence is too long.
-            TeacherMismatch: another vocabulary or revision than expected, or the revision changed
-                between two parts of this call.
-            TeacherUnavailable, TeacherTimeout, TeacherFailed, TeacherDenied, TeacherProtocolError
+            TeacherRefused, TeacherMismatch, TeacherUnavailable, TeacherTimeout, TeacherFailed,
+            TeacherDenied, TeacherProtocolError
         """
-        if len(sources) != len(targets):
-            raise TeacherRefused(
-                f"{len(sources)} sources but {len(targets)} targets; give one for each"
+        return self._run(
+            lambda: self._client.score(
+                sources, targets, payload, temperature=temperature, candidates=candidates
             )
-        info = self._limits()
-        spec = requests.payload_spec(payload)
-        width = codec.position_bytes(spec.kind, spec.k, spec.dtype, info.vocabulary_size)
-        lengths = np.fromiter((len(t) for t in targets), np.int32, len(targets))
-        streamed = spec.kind == pb.PAYLOAD_KIND_FULL
-        bound = info.max_stream_reply_bytes if streamed else info.max_unary_reply_bytes
-        parts: list[codec.Arrays] = []
-        revisions, queue_s, compute_s = set(), 0.0, 0.0
-        for rows in requests.split(sources, targets, width, bound, info):
-            request = requests.score_request(
-                self._expect, spec, temperature, sources[rows], targets[rows]
-            )
-            positions = int(lengths[rows].sum())
-            by_stream = streamed or positions * width > info.max_unary_reply_bytes
-            arrays, last = (self._stream if by_stream else self._score)(request, positions)
-            parts.append(arrays)
-            revisions.add(last.revision)
-            queue_s += last.timing.queue_seconds
-            compute_s += last.timing.compute_seconds
-        if len(revisions) > 1:
-            raise TeacherMismatch(
-                f"{self.address}: the teacher's revision changed during the call "
-                f"({', '.join(sorted(revisions))}); keep one revision behind an address"
-            )
-        arrays = codec.join(parts or [codec.empty_arrays(spec.kind, spec.k, info.vocabulary_size)])
-        return codec.ScoreResult(
-            lengths_B=lengths,
-            token_log_probs_P=arrays["token_log_probs"],
-            payload=codec.result_payload(spec.kind, arrays),
-            revision=revisions.pop() if revisions else info.revision,
-            queue_seconds=queue_s,
-            compute_seconds=compute_s,
         )
 
     def generate(
@@ -165,47 +104,18 @@ class TeacherClient:
         keys: Sequence[int] | None = None,
         request_size: int = 32,
     ) -> list[list[codec.GeneratedHypothesis]]:
-        """Targets written by the teacher.
-
-        Args:
-            sources: encoder inputs, end symbol included.
-            prefixes: per source, target ids that every hypothesis begins with.
-            keys: per source, the stream of random numbers for sampling; its index by default.
-            request_size: sources in one request.
-
-        Returns:
-            Per source its hypotheses, best first.
-
-        Raises:
-            TeacherError: see :meth:`score`.
-        """
-        size = max(1, min(request_size, self._limits().max_request_sequences))
-        results: list[list[codec.GeneratedHypothesis]] = []
-        for first in range(0, len(sources), size):
-            rows = slice(first, min(first + size, len(sources)))
-            request = requests.generate_request(
-                self._expect,
+        """Targets written by the teacher, best first per source: see
+        :meth:`AsyncTeacherClient.generate`. Raises as :meth:`score` does."""
+        return self._run(
+            lambda: self._client.generate(
+                sources,
                 mode,
-                limit,
-                sources[rows],
-                [()] * (rows.stop - first) if prefixes is None else prefixes[rows],
-                range(first, rows.stop) if keys is None else keys[rows],
+                limit=limit,
+                prefixes=prefixes,
+                keys=keys,
+                request_size=request_size,
             )
-            reply = self._unary(
-                "Generate", self._stub.Generate, request, self._generate_attempt_timeout_s
-            )
-            if len(reply.outputs) != len(request.inputs):
-                raise TeacherProtocolError(
-                    f"{self.address}: {len(request.inputs)} sources, {len(reply.outputs)} outputs"
-                )
-            results.extend(
-                [
-                    codec.GeneratedHypothesis(list(h.ids), h.log_prob, h.finished)
-                    for h in o.hypotheses
-                ]
-                for o in reply.outputs
-            )
-        return results
+        )
 
     def artifact(self, kind: str = "tokenizer") -> dict[str, bytes]:
         """Files of the teacher by their relative names, checked against their hashes.
@@ -214,35 +124,29 @@ class TeacherClient:
             TeacherRefused: this teacher does not offer ``kind``.
             TeacherProtocolError: a piece is missing, a hash differs, or a name leaves its folder.
         """
-        request = pb.GetArtifactRequest(expect=self._expect, kind=requests.artifact_kind(kind))
-
-        def attempt(timeout: float) -> dict[str, bytes]:
-            call = self._stub.GetArtifact(request, timeout=timeout, metadata=self._metadata)
-            return requests.assemble(call, self.address)
-
-        return self._retrying.call(f"{self.address} GetArtifact", attempt)
+        return self._run(lambda: self._client.artifact(kind))
 
     def wait_ready(self, timeout_s: float = 60.0) -> None:
-        """Return when the teacher has loaded its model and answers.
+        """Return when a replica answers and no other disagrees: see
+        :meth:`AsyncTeacherClient.wait_ready`.
 
         Raises:
-            TeacherUnavailable: it does not within ``timeout_s``.
-            TeacherMismatch, TeacherDenied: it answers, and is the wrong one or refuses us.
+            TeacherUnavailable, TeacherMismatch, TeacherDenied
         """
-        request = pb.GetModelInfoRequest(expect=self._expect)
-        self._retrying.call(
-            f"{self.address} GetModelInfo",
-            lambda timeout: self._stub.GetModelInfo(
-                request, timeout=timeout, metadata=self._metadata
-            ),
-            attempt_timeout_s=5.0,
-            timeout_s=timeout_s,
-            longest_wait_s=0.5,
-        )
+        self._run(lambda: self._client.wait_ready(timeout_s))
 
     def close(self) -> None:
-        """Close the channel; calls under way are cancelled."""
-        self._channel.close()
+        """Close the channels; calls under way end with TeacherUnavailable."""
+        with self._guard:
+            self._closed = True
+            loop, self._loop = self._loop, None
+            calls = list(self._calls)
+        if loop is None or not loop.alive:
+            return
+        for call in calls:
+            call.cancel()
+        loop.submit(self._client.close()).result()
+        loop.give_back()
 
     def __enter__(self) -> TeacherClient:
         return self
@@ -255,44 +159,29 @@ class TeacherClient:
     ) -> None:
         self.close()
 
-    def _limits(self) -> codec.ModelInfo:
-        return self._info or self.model_info()
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a TeacherClient holds connections; build one in each process")
 
-    def _unary(
-        self, name: str, method: Any, request: Any, attempt_timeout_s: float | None = None
-    ) -> Any:
-        return self._retrying.call(
-            f"{self.address} {name}",
-            lambda timeout: method(request, timeout=timeout, metadata=self._metadata),
-            attempt_timeout_s=attempt_timeout_s,
-        )
-
-    def _score(
-        self, request: pb.ScoreRequest, positions: int
-    ) -> tuple[codec.Arrays, pb.ScoreResponse]:
-        reply = self._unary("Score", self._stub.Score, request)
-        return requests.checked(codec.decode_scores(request.payload.kind, reply), positions), reply
-
-    def _stream(
-        self, request: pb.ScoreRequest, positions: int
-    ) -> tuple[codec.Arrays, pb.ScoreResponse]:
-        wrapped = pb.ScoreStreamRequest(request=request)
-
-        def attempt(timeout: float) -> tuple[codec.Arrays, pb.ScoreResponse]:
-            chunks: list[codec.Arrays] = []
-            received, last = 0, None
-            call = self._stub.ScoreStream(wrapped, timeout=timeout, metadata=self._metadata)
-            for chunk in call:
-                if chunk.first_position != received or chunk.total_positions != positions:
-                    raise TeacherProtocolError(
-                        f"{self.address}: a chunk begins at position {chunk.first_position} of "
-                        f"{chunk.total_positions}, expected {received} of {positions}"
-                    )
-                last = chunk.scores
-                chunks.append(codec.decode_scores(request.payload.kind, last))
-                received += len(chunks[-1]["token_log_probs"])
-            if last is None:
-                raise TeacherProtocolError(f"{self.address}: a stream of scores without a chunk")
-            return requests.checked(codec.join(chunks), positions), last
-
-        return self._retrying.call(f"{self.address} ScoreStream", attempt)
+    def _run(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Wait for a call on the loop; whatever ends the wait ends the call."""
+        with self._guard:
+            if self._closed:
+                raise TeacherUnavailable(f"{self.address}: the client was closed")
+            if self._loop is None:
+                self._loop = LoopThread.borrow()
+            if not self._loop.alive:
+                raise TeacherUnavailable(
+                    f"{self.address}: the client was made in another process; build one in each"
+                )
+            call = self._loop.submit(make())
+            self._calls.add(call)
+        try:
+            return call.result()
+        except CancelledError:
+            raise TeacherUnavailable(f"{self.address}: the client was closed") from None
+        except BaseException:
+            call.cancel()  # an interrupted wait leaves no request behind
+            raise
+        finally:
+            with self._guard:
+                self._calls.discard(call)

@@ -8,20 +8,62 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from protos.teacher.v1 import teacher_pb2 as pb
 from teacher_service.errors import TeacherProtocolError
+from teacher_service.payloads import (
+    FLOATS,
+    TENSORS,
+    Argmax,
+    ArgmaxSpec,
+    Arrays,
+    Candidates,
+    CandidatesSpec,
+    FloatName,
+    Full,
+    FullSpec,
+    Hidden,
+    HiddenSpec,
+    Payload,
+    PayloadRequest,
+    TopK,
+    TopKSpec,
+    decoded_dtype,
+)
 
-Arrays = dict[str, np.ndarray]
-FloatName = Literal["float16", "float32"]
+# Payloads are asked for and handed out under this module's name.
+__all__ = [
+    "Argmax",
+    "ArgmaxSpec",
+    "Arrays",
+    "Beam",
+    "Candidates",
+    "CandidatesSpec",
+    "FloatName",
+    "Full",
+    "FullSpec",
+    "GeneratedHypothesis",
+    "Greedy",
+    "Hidden",
+    "HiddenSpec",
+    "LengthLimit",
+    "ModelInfo",
+    "Payload",
+    "PayloadRequest",
+    "Sample",
+    "ScoreResult",
+    "TopK",
+    "TopKSpec",
+    "decode_model_info",
+    "decode_scores",
+    "decode_tensor",
+    "encode_scores",
+    "encode_tensor",
+    "join",
+]
 
-FLOATS: Mapping[str, pb.DataType] = {
-    "float16": pb.DATA_TYPE_FLOAT16,
-    "float32": pb.DATA_TYPE_FLOAT32,
-}
 _NUMPY: Mapping[int, np.dtype] = {
     pb.DATA_TYPE_FLOAT16: np.dtype("<f2"),
     pb.DATA_TYPE_FLOAT32: np.dtype("<f4"),
@@ -30,65 +72,6 @@ _NUMPY: Mapping[int, np.dtype] = {
     pb.DATA_TYPE_INT32: np.dtype("<i4"),
 }
 _WIRE = {dtype: code for code, dtype in _NUMPY.items()}
-
-# The tensors of each payload message besides token_log_probs, and the message's name in the oneof.
-TENSORS: Mapping[int, tuple[str, tuple[str, ...]]] = {
-    pb.PAYLOAD_KIND_ARGMAX: ("argmax", ("ids", "log_probs")),
-    pb.PAYLOAD_KIND_TOP_K: ("top_k", ("ids", "log_probs", "tail_log_mass")),
-    pb.PAYLOAD_KIND_FULL: ("full", ("log_probs",)),
-}
-
-
-@dataclass(frozen=True)
-class ArgmaxSpec:
-    """Ask for the likeliest id and its log-probability (``PAYLOAD_KIND_ARGMAX``)."""
-
-    dtype: FloatName = "float16"
-
-
-@dataclass(frozen=True)
-class TopKSpec:
-    """Ask for the ``k`` likeliest ids and the mass of the rest (``PAYLOAD_KIND_TOP_K``)."""
-
-    k: int = 64
-    dtype: FloatName = "float16"
-
-
-@dataclass(frozen=True)
-class FullSpec:
-    """Ask for the whole distribution (``PAYLOAD_KIND_FULL``); travels in chunks."""
-
-    dtype: FloatName = "float16"
-
-
-PayloadRequest = ArgmaxSpec | TopKSpec | FullSpec
-
-
-@dataclass(frozen=True)
-class Argmax:
-    """``ids_P`` int32, ``log_probs_P`` float32."""
-
-    ids_P: np.ndarray
-    log_probs_P: np.ndarray
-
-
-@dataclass(frozen=True)
-class TopK:
-    """``ids_PK`` int32, ``log_probs_PK`` float32 (likeliest first), ``tail_log_mass_P`` float32.
-
-    K is ``min(k, V)``; the tail may be -inf.
-    """
-
-    ids_PK: np.ndarray
-    log_probs_PK: np.ndarray
-    tail_log_mass_P: np.ndarray
-
-
-@dataclass(frozen=True)
-class Full:
-    """``log_probs_PV`` float32."""
-
-    log_probs_PV: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -106,7 +89,7 @@ class ScoreResult:
 
     lengths_B: np.ndarray
     token_log_probs_P: np.ndarray
-    payload: Argmax | TopK | Full
+    payload: Payload
     revision: str
     queue_seconds: float = 0.0
     compute_seconds: float = 0.0
@@ -185,9 +168,9 @@ def encode_tensor(array: np.ndarray) -> pb.Tensor:
     Raises:
         KeyError: the array's dtype has no code in the contract.
     """
-    dtype = array.dtype.newbyteorder("<")
-    data = np.ascontiguousarray(array, dtype=dtype).tobytes()
-    return pb.Tensor(dtype=pb.DataType.Name(_WIRE[dtype]), shape=array.shape, data=data)
+    message = pb.Tensor()
+    _fill(message, array)
+    return message
 
 
 def decode_tensor(message: pb.Tensor, name: str) -> np.ndarray:
@@ -211,19 +194,21 @@ def decode_tensor(message: pb.Tensor, name: str) -> np.ndarray:
             f"tensor {name} of shape {shape} and dtype {dtype.name} has {len(data)} bytes, "
             f"expected {expected}"
         )
-    return np.frombuffer(data, dtype=dtype).reshape(shape)
+    try:
+        return np.frombuffer(data, dtype=dtype).reshape(shape)
+    except (ValueError, OverflowError) as error:  # an empty tensor may claim any extents
+        raise TeacherProtocolError(f"tensor {name} of shape {shape}: {error}") from error
 
 
 def encode_scores(kind: int, arrays: Arrays, revision: str) -> pb.ScoreResponse:
     """A reply from arrays named as in :data:`TENSORS`, already in their wire dtypes."""
     field, names = TENSORS[kind]
-    reply = pb.ScoreResponse(
-        revision=revision, token_log_probs=encode_tensor(arrays["token_log_probs"])
-    )
+    reply = pb.ScoreResponse(revision=revision)
+    _fill(reply.token_log_probs, arrays["token_log_probs"])
     payload = getattr(reply, field)
     payload.SetInParent()
     for name in names:
-        getattr(payload, name).CopyFrom(encode_tensor(arrays[name]))
+        _fill(getattr(payload, name), arrays[name])
     return reply
 
 
@@ -231,8 +216,8 @@ def decode_scores(kind: int, reply: pb.ScoreResponse) -> Arrays:
     """The arrays of a reply (or of one chunk), floats as float32 and ids as int32.
 
     Raises:
-        TeacherProtocolError: another payload than ``kind`` came back, a tensor is broken, or the
-            tensors disagree about the number of positions.
+        TeacherProtocolError: another payload than ``kind`` came back, a tensor is broken or of a
+            wrong dtype, or the tensors disagree about the number of positions.
     """
     field, names = TENSORS[kind]
     if reply.WhichOneof("payload") != field:
@@ -243,13 +228,13 @@ def decode_scores(kind: int, reply: pb.ScoreResponse) -> Arrays:
     arrays = {"token_log_probs": decode_tensor(reply.token_log_probs, "token_log_probs")}
     for name in names:
         arrays[name] = decode_tensor(getattr(payload, name), f"{field}.{name}")
-    positions = {name: array.shape[0] if array.ndim else -1 for name, array in arrays.items()}
-    if len(set(positions.values())) != 1:
+    wrong = {n: a.dtype.name for n, a in arrays.items() if (a.dtype.kind == "f") == (n == "ids")}
+    if wrong:
+        raise TeacherProtocolError(f"tensors of the wrong dtype: {wrong}")
+    positions = {name: array.shape[0] if array.ndim else None for name, array in arrays.items()}
+    if len(set(positions.values())) != 1 or None in positions.values():
         raise TeacherProtocolError(f"tensors disagree about the number of positions: {positions}")
-    return {
-        name: array.astype(np.int32 if name == "ids" else np.float32)
-        for name, array in arrays.items()
-    }
+    return {name: array.astype(decoded_dtype(name)) for name, array in arrays.items()}
 
 
 def join(parts: Sequence[Arrays]) -> Arrays:
@@ -257,47 +242,6 @@ def join(parts: Sequence[Arrays]) -> Arrays:
     if len(parts) == 1:
         return parts[0]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def result_payload(kind: int, arrays: Arrays) -> Argmax | TopK | Full:
-    """The payload object of decoded arrays."""
-    if kind == pb.PAYLOAD_KIND_ARGMAX:
-        return Argmax(arrays["ids"], arrays["log_probs"])
-    if kind == pb.PAYLOAD_KIND_TOP_K:
-        return TopK(arrays["ids"], arrays["log_probs"], arrays["tail_log_mass"])
-    return Full(arrays["log_probs"])
-
-
-def empty_arrays(kind: int, k: int, vocabulary_size: int) -> Arrays:
-    """Decoded arrays of zero positions."""
-    widths: dict[int, tuple[int, ...]] = {
-        pb.PAYLOAD_KIND_TOP_K: (min(k, vocabulary_size),),
-        pb.PAYLOAD_KIND_FULL: (vocabulary_size,),
-    }
-    wide = (0, *widths.get(kind, ()))
-    arrays = {
-        "ids": np.zeros(wide, np.int32),
-        "log_probs": np.zeros(wide, np.float32),
-        "tail_log_mass": np.zeros(0, np.float32),
-    }
-    names = TENSORS[kind][1]
-    return {"token_log_probs": np.zeros(0, np.float32)} | {n: arrays[n] for n in names}
-
-
-def position_bytes(kind: int, k: int, dtype: int, vocabulary_size: int) -> int:
-    """Bytes of tensors that one target position takes in a reply."""
-    number = _NUMPY[dtype].itemsize
-    token_id = 2 if vocabulary_size <= 65536 else 4
-    if kind == pb.PAYLOAD_KIND_TOP_K:
-        return min(k, vocabulary_size) * (token_id + number) + 2 * number
-    if kind == pb.PAYLOAD_KIND_FULL:
-        return (vocabulary_size + 1) * number
-    return token_id + 2 * number
-
-
-def id_dtype(vocabulary_size: int) -> np.dtype:
-    """uint16 where every id fits it, else uint32."""
-    return np.dtype("<u2") if vocabulary_size <= 65536 else np.dtype("<u4")
 
 
 def decode_model_info(info: pb.ModelInfo) -> ModelInfo:
@@ -321,6 +265,14 @@ def decode_model_info(info: pb.ModelInfo) -> ModelInfo:
         if kind in pb.ArtifactKind.values()
     )
     return ModelInfo(start_ids=tuple(info.start_ids), payloads=offers, artifacts=artifacts, **plain)
+
+
+def _fill(message: pb.Tensor, array: np.ndarray) -> None:
+    """Write an array into an empty message, in place: messages put together later are copied."""
+    dtype = array.dtype.newbyteorder("<")
+    message.dtype = pb.DataType.Name(_WIRE[dtype])
+    message.shape.extend(array.shape)
+    message.data = np.ascontiguousarray(array, dtype=dtype).tobytes()
 
 
 def _short(enum_name: str) -> str:

@@ -69,6 +69,15 @@ def serve(
             help="Never batch two requests together, so that answers repeat bit by bit.",
         ),
     ] = False,
+    encoder_cache_mib: Annotated[
+        int,
+        _Opt(
+            help="Encoder states kept, on the model's device, in MiB; 0 or --deterministic: none."
+        ),
+    ] = 256,
+    score_cache_mib: Annotated[
+        int, _Opt(help="Scored pairs kept, in MiB; 0 or --deterministic: none.")
+    ] = 256,
     max_request_tokens: Annotated[int, _Opt(help="Ids in one request.")] = 65536,
     default_deadline_s: Annotated[float, _Opt(help="Deadline of a call that brings none.")] = 60.0,
     lame_duck_s: Annotated[
@@ -89,8 +98,12 @@ def serve(
     tls_client_ca: Annotated[
         Path | None, _Opt(help="PEM authority; callers must show a certificate of it.")
     ] = None,
+    metrics_address: Annotated[
+        str | None,
+        _Opt(help="Show Prometheus metrics at PORT (loopback) or HOST:PORT; with TLS where given."),
+    ] = None,
     allow_insecure: Annotated[
-        bool, _Opt("--allow-insecure", help="Accept a non-loopback bind without TLS or token.")
+        bool, _Opt("--allow-insecure", help="Accept a non-loopback bind without TLS.")
     ] = False,
 ) -> None:
     """Serve a model directory, ours or one of transformers, over gRPC until SIGTERM or Ctrl-C.
@@ -111,6 +124,7 @@ def run(settings: dict[str, Any]) -> int:
 
     from seq2seq.errors import UserError
     from teacher_service.config import ServerConfig
+    from teacher_service.errors import TeacherSecretError
     from teacher_service.server import serve as serve_config
 
     try:
@@ -123,7 +137,7 @@ def run(settings: dict[str, Any]) -> int:
         ]
         print("error: " + "; ".join(faults), file=sys.stderr)
         return 1
-    except UserError as error:
+    except (UserError, TeacherSecretError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

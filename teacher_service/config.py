@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from teacher_service.batching import BatchLimits
+from teacher_service.bind_address import host_and_port, is_loopback
 
 _MIB = 1 << 20
 
@@ -39,8 +39,11 @@ class ServerConfig(BaseModel):
     queue_requests: int = Field(1024, ge=1)
     queue_tokens: int = Field(_MIB, ge=1)
     queue_reply_bytes: int = Field(512 * _MIB, ge=1)
-    # Batching by request alone: a score then does not depend on who else was asking.
+    # Batching by request alone: a score then does not depend on who else was asking, nor on what
+    # was asked before.
     deterministic: bool = False
+    encoder_cache_mib: int = Field(256, ge=0)
+    score_cache_mib: int = Field(256, ge=0)
 
     max_request_sequences: int = Field(1024, ge=1)
     max_request_tokens: int = Field(65536, ge=2)
@@ -54,6 +57,8 @@ class ServerConfig(BaseModel):
     lame_duck_s: float = Field(0.0, ge=0)
     drain_grace_s: float = Field(30.0, ge=0)
 
+    # PORT or HOST:PORT of the metrics, on loopback by default; None: not shown.
+    metrics_address: str | None = None
     # None: on for loopback and Unix sockets, off elsewhere.
     reflection: bool | None = None
     token_file: Path | None = None
@@ -68,21 +73,38 @@ class ServerConfig(BaseModel):
             raise ValueError("--tls-certificate and --tls-key belong together; give both or none")
         if self.tls_client_ca is not None and self.tls_certificate is None:
             raise ValueError("--tls-client-ca needs --tls-certificate and --tls-key")
-        guarded = self.tls_client_ca is not None or self.token_file is not None
-        guarded = guarded or self.tls_certificate is not None
-        if not (guarded or self.allow_insecure or self.is_local):
-            raise ValueError(
-                f"address {self.address} is reachable from other machines and neither TLS nor a "
-                "token guards it; give --tls-certificate/--tls-key or --token-file, bind "
-                "127.0.0.1, or accept the risk with --allow-insecure"
-            )
-        self.host_and_port  # noqa: B018  validates
+        if self.tls_certificate is None and not self.allow_insecure:
+            self._check_open_binds()
+        # Looked at for the faults they raise.
+        _ = self.host_and_port, self.metrics_host_and_port
         if self.max_request_tokens > self.queue_tokens:
             raise ValueError(
                 f"max_request_tokens {self.max_request_tokens} is more than queue_tokens "
                 f"{self.queue_tokens}: such a request could never be admitted"
             )
         return self
+
+    def _check_open_binds(self) -> None:
+        """Without TLS nothing may listen where other machines can reach it."""
+        remedy = (
+            "give --tls-certificate/--tls-key, bind 127.0.0.1, or accept the risk with "
+            "--allow-insecure"
+        )
+        if not self.is_local:
+            fault = (
+                "neither TLS nor a token guards it"
+                if self.token_file is None
+                else "without TLS its token would travel in clear"
+            )
+            raise ValueError(
+                f"address {self.address} is reachable from other machines and {fault}; {remedy}"
+            )
+        shown = self.metrics_host_and_port
+        if shown is not None and not is_loopback(shown[0]):
+            raise ValueError(
+                f"metrics address {self.metrics_address} is reachable from other machines and "
+                f"nothing guards it; {remedy}"
+            )
 
     @property
     def model_dirs(self) -> tuple[Path, ...]:
@@ -98,28 +120,48 @@ class ServerConfig(BaseModel):
         """
         if self.address.startswith("unix:"):
             return None
-        host, separator, port = self.address.rpartition(":")
-        if not separator or not host or not port.isdigit() or int(port) > 65535:
+        pair = host_and_port(self.address)
+        if pair is None:
             raise ValueError(
                 f"address {self.address!r} is not HOST:PORT (port 0 .. 65535) or unix:PATH"
             )
-        return host.strip("[]"), int(port)
+        return pair
+
+    @property
+    def metrics_host_and_port(self) -> tuple[str, int] | None:
+        """Where metrics are shown; None where they are not.
+
+        Raises:
+            ValueError: the address is neither ``port`` nor ``host:port``.
+        """
+        if self.metrics_address is None:
+            return None
+        given = self.metrics_address
+        pair = host_and_port(given if ":" in given else f"127.0.0.1:{given}")
+        if pair is None:
+            raise ValueError(f"metrics address {given!r} is neither PORT nor HOST:PORT")
+        return pair
 
     @property
     def is_local(self) -> bool:
         """Only this machine can reach the address."""
         pair = self.host_and_port
-        if pair is None or pair[0] == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(pair[0]).is_loopback
-        except ValueError:
-            return False
+        return pair is None or is_loopback(pair[0])
 
     @property
     def serves_reflection(self) -> bool:
         """The setting, or its default for this address."""
         return self.is_local if self.reflection is None else self.reflection
+
+    @property
+    def encoder_cache_bytes(self) -> int:
+        """Budget of encoder states; none where answers must repeat bit by bit."""
+        return 0 if self.deterministic else self.encoder_cache_mib * _MIB
+
+    @property
+    def score_cache_bytes(self) -> int:
+        """Budget of scored pairs; none where answers must repeat bit by bit."""
+        return 0 if self.deterministic else self.score_cache_mib * _MIB
 
     @property
     def score_limits(self) -> BatchLimits:

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from teacher_service.batching import Batcher, BatchLimits, Entry, Request
-from teacher_service.refusals import Expired, ModelFailed, QueueFull
+from teacher_service.refusals import Expired, ModelFailed, NonFiniteOutput, QueueFull
+from teacher_service.reports import BatchReport
 
 _log = logging.getLogger("teacher_service")
 
@@ -67,11 +68,21 @@ class Lane:
 class Engine:
     """Owns lanes, lock and thread.
 
+    Args:
+        report: told of every batch before its results are delivered, and of what is dropped, on
+            the thread that did it.
+
     ``submit`` and ``close`` may be called from any thread. ``deliver`` of a request is called on
     the engine's thread, with a list of outcomes, as often as there are batches with entries of it.
     """
 
-    def __init__(self, lanes: Sequence[Lane], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        lanes: Sequence[Lane],
+        clock: Callable[[], float] = time.monotonic,
+        report: Callable[[BatchReport], None] | None = None,
+    ) -> None:
+        self._report = report or (lambda _: None)
         self._lanes = {lane.name: lane for lane in lanes}
         self._clock = clock
         self._wake = threading.Condition()
@@ -115,7 +126,10 @@ class Engine:
     def close(self, lane_name: str, request: Request) -> int:
         """Forget a request, answered or given up; what still waits is never computed."""
         with self._wake:
-            return self._lanes[lane_name].batcher.close(request)
+            dropped = self._lanes[lane_name].batcher.close(request)
+        if dropped:
+            self._report(BatchReport(lane_name, {"dropped": dropped}))
+        return dropped
 
     def waiting(self) -> dict[str, tuple[int, int, int]]:
         """Per lane: requests, ids and reply bytes held now."""
@@ -124,6 +138,11 @@ class Engine:
                 name: (lane.batcher.requests, lane.batcher.tokens, lane.batcher.reply_bytes)
                 for name, lane in self._lanes.items()
             }
+
+    def waited(self) -> dict[str, float]:
+        """Per lane: seconds that the oldest sequence has waited so far."""
+        with self._wake:
+            return {name: lane.batcher.oldest_s() for name, lane in self._lanes.items()}
 
     def step(self) -> float | None:
         """Run one batch if one is ready.
@@ -139,6 +158,8 @@ class Engine:
             batch = lane.batcher.take()
             taken_at = self._clock()
         _deliver([(entry, Outcome(entry.index, error=_expired())) for entry in batch.expired])
+        if batch.expired:
+            self._report(BatchReport(lane.name, {"dropped": len(batch.expired)}))
         if batch.entries:
             done = self._compute(lane, batch.entries, taken_at)
             spent = self._clock() - taken_at
@@ -148,6 +169,7 @@ class Engine:
                     pace = sum(entry.tokens for entry in batch.entries) / spent
                     weight = 0.2 if lane.tokens_per_s else 1.0
                     lane.tokens_per_s += weight * (pace - lane.tokens_per_s)
+            self._report(_report(lane.name, batch.entries, done, taken_at, spent))
             _deliver(done)
         return 0.0
 
@@ -217,6 +239,31 @@ def _deliver(done: Sequence[tuple[Entry, Outcome]]) -> None:
             request.deliver(outcomes)
 
 
+def _report(
+    lane: str,
+    entries: Sequence[Entry],
+    done: Sequence[tuple[Entry, Outcome]],
+    taken_at: float,
+    spent: float,
+) -> BatchReport:
+    failed = sum(outcome.error is not None for _, outcome in done)
+    requests = {id(entry.request): entry.request for entry in entries}
+    longest = max(e.source_length for e in entries) + max(e.target_length for e in entries)
+    return BatchReport(
+        lane,
+        {
+            "computed": len(done) - failed,
+            "failed": failed,
+            "dropped": len(entries) - len(done),
+        },
+        [taken_at - request.enqueued_at for request in requests.values()],
+        spent,
+        len(entries),
+        sum(entry.tokens for entry in entries),
+        len(entries) * longest,
+    )
+
+
 def _expired() -> Expired:
     return Expired("the deadline passed while the request waited; allow more time or add a replica")
 
@@ -224,4 +271,4 @@ def _expired() -> Expired:
 def _incident(error: Exception) -> ModelFailed:
     incident = f"incident-{secrets.token_hex(6)}"
     _log.error("%s: %s: %s", incident, type(error).__name__, error, exc_info=error)
-    return ModelFailed(incident)
+    return ModelFailed(incident, str(error) if isinstance(error, NonFiniteOutput) else "")

@@ -30,6 +30,10 @@ class TeacherDenied(TeacherError):
     """No credential or a wrong one."""
 
 
+class TeacherSecretError(TeacherError):
+    """A token, certificate or key cannot be read, or one that another needs is missing."""
+
+
 class TeacherFailed(TeacherError):
     """The model failed or its output was not finite; the server's log has the detail."""
 

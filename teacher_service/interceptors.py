@@ -4,19 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import grpc
 
+from protos.teacher.v1 import teacher_pb2 as pb
 from teacher_service.faults import status_of
-from teacher_service.refusals import BadCredential, InvalidRequest, NoCredential, NotServing
+from teacher_service.refusals import (
+    BadCredential,
+    InvalidRequest,
+    NoCredential,
+    NotServing,
+    Refusal,
+)
+from teacher_service.reports import CallReport
 
 _TEACHER = "/teacher.v1."
+_SERVICE = "/teacher.v1.TeacherService/"
+_METHODS = {method.name for method in pb.DESCRIPTOR.services_by_name["TeacherService"].methods}
 _HEALTH = "/grpc.health.v1.Health/"
 
+Report = Callable[[CallReport], None]
+
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler | None]]
+
+
+def _nobody(report: CallReport) -> None:
+    """Reports that nobody counts."""
 
 
 class Gate:
@@ -59,10 +76,15 @@ class _Malformed:
 
 
 class StatusInterceptor(grpc.aio.ServerInterceptor):
-    """Lets teacher calls through the gate and turns whatever they raise into a status."""
+    """Lets teacher calls through the gate and turns whatever they raise into a status.
 
-    def __init__(self, gate: Gate) -> None:
+    Args:
+        report: told how each call ended, before the caller is.
+    """
+
+    def __init__(self, gate: Gate, report: Report = _nobody) -> None:
         self._gate = gate
+        self._report = report
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -72,56 +94,82 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
         if handler is None or not handler_call_details.method.startswith(_TEACHER):
             return handler
         deserialize = _tolerant(handler.request_deserializer)
+        name = _method_name(handler_call_details.method)
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
-                self._stream(handler.unary_stream), deserialize, handler.response_serializer
+                self._stream(name, handler.unary_stream), deserialize, handler.response_serializer
             )
         return grpc.unary_unary_rpc_method_handler(
-            self._unary(handler.unary_unary), deserialize, handler.response_serializer
+            self._unary(name, handler.unary_unary), deserialize, handler.response_serializer
         )
 
-    def _unary(self, behaviour: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    def _unary(
+        self, name: str, behaviour: Callable[..., Awaitable[Any]]
+    ) -> Callable[..., Awaitable[Any]]:
         async def call(request: Any, context: grpc.aio.ServicerContext) -> Any:
-            try:
-                self._gate.enter()
-                try:
-                    return await behaviour(_parsed(request), context)
-                finally:
-                    self._gate.leave()
-            except grpc.aio.AbortError:
-                raise
-            except Exception as error:  # every fault must become a status
-                await context.abort(*status_of(error))
+            async with self._inside(name, request, context):
+                reply = await behaviour(_parsed(request), context)
+            return reply
 
         return call
 
     def _stream(
-        self, behaviour: Callable[..., AsyncGenerator[Any, None]]
+        self, name: str, behaviour: Callable[..., AsyncGenerator[Any, None]]
     ) -> Callable[..., Awaitable[None]]:
         # Written by hand rather than yielded: a cancelled call then leaves the gate and the queue
         # at once, not when the generator happens to be collected.
         async def call(request: Any, context: grpc.aio.ServicerContext) -> None:
-            try:
-                self._gate.enter()
-                try:
-                    async with aclosing(behaviour(_parsed(request), context)) as replies:
-                        async for reply in replies:
-                            await context.write(reply)
-                finally:
-                    self._gate.leave()
-            except grpc.aio.AbortError:
-                raise
-            except Exception as error:  # every fault must become a status
-                await context.abort(*status_of(error))
+            async with (
+                self._inside(name, request, context),
+                aclosing(behaviour(_parsed(request), context)) as replies,
+            ):
+                async for reply in replies:
+                    await context.write(reply)
 
         return call
 
+    @asynccontextmanager
+    async def _inside(
+        self, name: str, request: Any, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[None]:
+        """The gate, the status and the report around a call."""
+        started = time.monotonic()
+
+        def ended(code: grpc.StatusCode, error: Exception | None = None) -> None:
+            seconds = time.monotonic() - started
+            self._report(CallReport(name, _mode(request), code.name, seconds, error))
+
+        try:
+            self._gate.enter()
+            try:
+                yield
+            finally:
+                self._gate.leave()
+        except asyncio.CancelledError:
+            remaining = context.time_remaining()
+            late = remaining is not None and remaining <= 0
+            ended(grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED)
+            raise
+        except grpc.aio.AbortError:
+            raise
+        except Exception as error:  # every fault must become a status
+            code, message, metadata = status_of(error)
+            ended(code, error)
+            await context.abort(code, message, metadata)
+        else:
+            ended(grpc.StatusCode.OK)
+
 
 class TokenInterceptor(grpc.aio.ServerInterceptor):
-    """Demands a bearer token of every call but health checks."""
+    """Demands a bearer token of every call but health checks.
 
-    def __init__(self, token: str) -> None:
+    Args:
+        report: told of every call that is refused.
+    """
+
+    def __init__(self, token: str, report: Report = _nobody) -> None:
         self._expected = f"Bearer {token}".encode()
+        self._report = report
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -132,20 +180,46 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
         metadata = dict(handler_call_details.invocation_metadata or ())
         given = metadata.get("authorization")
         if given is None:
-            return _refusing(
-                NoCredential("no credential; send metadata `authorization: Bearer TOKEN`")
+            error: Refusal = NoCredential(
+                "no credential; send metadata `authorization: Bearer TOKEN`"
             )
-        encoded = given if isinstance(given, bytes) else given.encode()
-        if not hmac.compare_digest(encoded, self._expected):
-            return _refusing(BadCredential("wrong bearer token; ask whoever runs this teacher"))
-        return await continuation(handler_call_details)
+        elif not hmac.compare_digest(_bytes(given), self._expected):
+            error = BadCredential("wrong bearer token; ask whoever runs this teacher")
+        else:
+            return await continuation(handler_call_details)
+        return self._refusing(_method_name(handler_call_details.method), error)
+
+    def _refusing(self, name: str, error: Refusal) -> grpc.RpcMethodHandler:
+        async def refuse(request: Any, context: grpc.aio.ServicerContext) -> None:
+            code, message, metadata = status_of(error)
+            self._report(CallReport(name, "", code.name, 0.0, error))
+            await context.abort(code, message, metadata)
+
+        return grpc.unary_unary_rpc_method_handler(refuse)
 
 
-def _refusing(error: Exception) -> grpc.RpcMethodHandler:
-    async def refuse(request: Any, context: grpc.aio.ServicerContext) -> None:
-        await context.abort(*status_of(error))
+def _bytes(value: str | bytes) -> bytes:
+    return value if isinstance(value, bytes) else value.encode()
 
-    return grpc.unary_unary_rpc_method_handler(refuse)
+
+def _method_name(path: str) -> str:
+    """``Score`` of ``/teacher.v1.TeacherService/Score``.
+
+    What a caller made up must not become a label: there is no end of such names.
+    """
+    name = path.removeprefix(_SERVICE)
+    return name if name in _METHODS else "other"
+
+
+def _mode(request: Any) -> str:
+    """Payload kind or decoding asked for, as far as the contract knows it."""
+    if isinstance(request, pb.GenerateRequest):
+        return request.WhichOneof("mode") or ""
+    if isinstance(request, pb.ScoreStreamRequest):
+        request = request.request
+    if isinstance(request, pb.ScoreRequest) and request.payload.kind in pb.PayloadKind.values():
+        return pb.PayloadKind.Name(request.payload.kind).removeprefix("PAYLOAD_KIND_").lower()
+    return ""
 
 
 def _tolerant(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:

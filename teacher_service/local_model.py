@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import save
 
 from protos.teacher.v1 import teacher_pb2 as pb
 from seq2seq import decoding
@@ -14,22 +16,28 @@ from seq2seq.checkpoint import ModelDirectory, load_model_directory
 from seq2seq.ensemble import join
 from seq2seq.errors import UserError
 from teacher_service import codec
+from teacher_service.payloads import TENSORS
+from teacher_service.projection import PROJECTION_FILE
 from teacher_service.scorer import Scorer
 from teacher_service.work import GenerateChoice, GenerateItem, Identity, ScoreChoice, ScoreItem
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_ARTIFACTS = (pb.ARTIFACT_KIND_TOKENIZER, pb.ARTIFACT_KIND_OUTPUT_PROJECTION)
 
 
 class LocalModel:
     """Implements ``work.Backend`` over one loaded model directory."""
 
-    def __init__(self, directory: ModelDirectory) -> None:
+    def __init__(self, directory: ModelDirectory, encoder_cache_bytes: int = 0) -> None:
         self._model = model = directory.model
         # What is handed out is what was loaded, whatever becomes of the directory.
         self._tokenizer = tempfile.TemporaryDirectory(prefix="teacher-tokenizer-")
         directory.vocabulary.save(Path(self._tokenizer.name))
-        self._scorer = Scorer(model)
+        self._scorer = Scorer(model, encoder_cache_bytes=encoder_cache_bytes)
+        self.encoder_cache = self._scorer.encoder.cache
         vocabulary, config = directory.vocabulary, model.config
+        # A mixture of distributions has no state to recompute it from.
+        projects = model.has_output_projection
         self.identity = Identity(
             name=directory.name,
             revision=directory.revision,
@@ -41,9 +49,11 @@ class LocalModel:
             start_ids=model.start_ids,
             max_source_length=config.max_source_length,
             max_target_length=config.max_target_length,
-            hidden_size=config.d_model if model.has_output_projection else 0,
+            hidden_size=config.d_model if projects else 0,
             parameters=model.parameter_count(),
             source_tail=vocabulary.source_tail,
+            payloads=tuple(k for k in TENSORS if projects or k != pb.PAYLOAD_KIND_HIDDEN),
+            artifacts=_ARTIFACTS if projects else _ARTIFACTS[:1],
         )
 
     def score(self, choice: ScoreChoice, items: Sequence[ScoreItem]) -> list[codec.Arrays]:
@@ -68,13 +78,16 @@ class LocalModel:
             for hypotheses in found
         ]
 
-    def artifact(self, kind: int) -> Mapping[str, Path]:
+    def artifact(self, kind: int) -> Mapping[str, bytes]:
         """See :class:`teacher_service.work.Backend`."""
-        if kind != pb.ARTIFACT_KIND_TOKENIZER:
-            return {}
+        if kind == pb.ARTIFACT_KIND_OUTPUT_PROJECTION:
+            weight_VD, bias_V = self._model.output_projection()
+            tensors = {"weight": weight_VD, "bias": bias_V, "logit_scale": torch.ones(())}
+            plain = {n: t.detach().to("cpu", torch.float32) for n, t in tensors.items()}
+            return {PROJECTION_FILE: save(plain)}
         root = Path(self._tokenizer.name)
         files = sorted(path for path in root.rglob("*") if path.is_file())
-        return {path.relative_to(root).as_posix(): path for path in files}
+        return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
 
     def warm_up(self, batch_tokens: int) -> None:
         """A batch of one sequence and one of full budget, and a short generation.
@@ -84,11 +97,14 @@ class LocalModel:
         """
         what = self.identity
         length = max(1, min(32, what.max_source_length, what.max_target_length, batch_tokens // 2))
-        ids = [what.unk_id] * (length - 1) + [what.eos_id]
+        draw = random.Random(0)
         choice = ScoreChoice(pb.PAYLOAD_KIND_TOP_K, pb.DATA_TYPE_FLOAT16, k=64)
         for count in (1, max(1, batch_tokens // (2 * length))):
-            self.score(choice, [ScoreItem(ids, ids)] * count)
-        self.generate(GenerateChoice(codec.Greedy(), 0.0, 4, 4), [GenerateItem(ids, (), 0)])
+            # Sources of their own: the encoder runs once on equal ones.
+            ids = [draw.choices((what.unk_id, what.eos_id), k=length) for _ in range(count)]
+            self.score(choice, [ScoreItem(row, row) for row in ids])
+        self.generate(GenerateChoice(codec.Greedy(), 0.0, 4, 4), [GenerateItem(ids[0], (), 0)])
+        self.encoder_cache.clear()
 
 
 def load_local_model(
@@ -96,7 +112,9 @@ def load_local_model(
     device: str,
     dtype: str,
     threads: int | None,
+    *,
     target_prefix: str | None = None,
+    encoder_cache_bytes: int = 0,
 ) -> LocalModel:
     """Read a model directory onto a device, or several of one vocabulary as an ensemble.
 
@@ -104,6 +122,7 @@ def load_local_model(
         target_prefix: see ``load_model_directory``.
         dtype: of the weights and the forward pass: fp32, bf16 or fp16.
         threads: of torch within this process; None leaves torch's choice.
+        encoder_cache_bytes: of encoder states kept for sources that come again.
 
     Raises:
         UserError: a directory is broken, they do not fit together, or the device is not there.
@@ -116,9 +135,8 @@ def load_local_model(
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"device {device!r} is not usable ({reason}); use --device cpu") from error
     paths = [paths] if isinstance(paths, Path) else paths
-    return LocalModel(
-        join([load_model_directory(p, device, _DTYPES[dtype], target_prefix) for p in paths])
-    )
+    members = [load_model_directory(p, device, _DTYPES[dtype], target_prefix) for p in paths]
+    return LocalModel(join(members), encoder_cache_bytes)
 
 
 def _mode(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from teacher_service.engine import Outcome
@@ -17,17 +17,29 @@ class Pending:
     Args:
         count: entries of the request.
         timeout_s: how long, from now, results may be waited for.
+        known: results by index that need no model.
+        keep: told the index and the value of every result of the model.
 
     Attributes:
+        timeout_s: as given.
         queue_seconds: longest wait of an entry so far.
         compute_seconds: summed over the batches that held entries so far.
     """
 
-    def __init__(self, count: int, timeout_s: float) -> None:
+    def __init__(
+        self,
+        count: int,
+        timeout_s: float,
+        known: Mapping[int, Any] | None = None,
+        keep: Callable[[int, Any], None] | None = None,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._deadline = self._loop.time() + timeout_s
         self._outcomes: list[Outcome | None] = [None] * count
+        for index, value in (known or {}).items():
+            self._outcomes[index] = Outcome(index, value)
+        self._keep = keep
         self._arrived = asyncio.Event()
         self.queue_seconds = 0.0
         self.compute_seconds = 0.0
@@ -51,7 +63,7 @@ class Pending:
                     await self._arrived.wait()
         except TimeoutError:
             raise Expired(
-                f"no answer within {self._timeout_s:.3g} s; allow more time, send less at once or "
+                f"no answer within {self.timeout_s:.3g} s; allow more time, send less at once or "
                 "add a replica"
             ) from None
         if outcome.error is not None:
@@ -66,6 +78,8 @@ class Pending:
     def _accept(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
             self._outcomes[outcome.index] = outcome
+            if self._keep is not None and outcome.error is None:
+                self._keep(outcome.index, outcome.value)
         self.queue_seconds = max(self.queue_seconds, *(o.queue_seconds for o in outcomes))
         self.compute_seconds += max(o.compute_seconds for o in outcomes)
         self._arrived.set()

@@ -64,12 +64,16 @@ class BadCredential(Refusal):
 
 
 class ModelFailed(Refusal):
-    """The model raised; the log has the detail under ``incident``, the caller gets the id alone."""
+    """The model raised; the log has the detail under ``incident``.
 
-    def __init__(self, incident: str) -> None:
-        super().__init__(f"the model failed; the server's log has the detail under {incident}")
+    The caller gets the id and, where it is known to be fit for callers, the ``reason``.
+    """
+
+    def __init__(self, incident: str, reason: str = "") -> None:
+        told = f"the model failed: {reason}" if reason else "the model failed"
+        super().__init__(f"{told}; the server's log has the detail under {incident}")
         self.incident = incident
 
 
 class NonFiniteOutput(Exception):
-    """The model's output holds NaN or infinity where there must be none."""
+    """The model's output holds NaN or infinity where there must be none; callers are told."""

@@ -12,8 +12,17 @@ import numpy as np
 from protos.teacher.v1 import teacher_pb2 as pb
 from teacher_service import codec
 from teacher_service.errors import TeacherProtocolError, TeacherRefused
+from teacher_service.payloads import FLOATS
 
 Ids = Sequence[int] | np.ndarray
+
+_KINDS: dict[type, pb.PayloadKind] = {
+    codec.ArgmaxSpec: pb.PAYLOAD_KIND_ARGMAX,
+    codec.TopKSpec: pb.PAYLOAD_KIND_TOP_K,
+    codec.CandidatesSpec: pb.PAYLOAD_KIND_CANDIDATES,
+    codec.HiddenSpec: pb.PAYLOAD_KIND_HIDDEN,
+    codec.FullSpec: pb.PAYLOAD_KIND_FULL,
+}
 
 
 def score_request(
@@ -22,8 +31,9 @@ def score_request(
     temperature: float,
     sources: Sequence[Ids],
     targets: Sequence[Ids],
+    candidates: Sequence[pb.Tensor] = (),
 ) -> pb.ScoreRequest:
-    """One request.
+    """One request; ``candidates`` are of every sequence or of none.
 
     Raises:
         TeacherRefused: an id or the temperature does not fit its field.
@@ -31,9 +41,9 @@ def score_request(
     try:
         request = pb.ScoreRequest(expect=expect, payload=spec, temperature=temperature)
         for source, target in zip(sources, targets, strict=True):
-            request.sequences.append(
-                pb.ScoreSequence(source_ids=_plain(source), target_ids=_plain(target))
-            )
+            request.sequences.add(source_ids=_plain(source), target_ids=_plain(target))
+        for sequence, tensor in zip(request.sequences, candidates, strict=False):
+            sequence.candidate_ids.CopyFrom(tensor)
     except (ValueError, TypeError) as error:
         raise TeacherRefused(f"not expressible in the contract: {error}") from error
     return request
@@ -69,19 +79,19 @@ def payload_spec(payload: codec.PayloadRequest) -> pb.PayloadSpec:
     Raises:
         TeacherRefused: unknown dtype, or k does not fit its field.
     """
-    if payload.dtype not in codec.FLOATS:
+    if payload.dtype not in FLOATS:
         raise TeacherRefused(
-            f"payload dtype {payload.dtype!r} is unknown; choose {' or '.join(codec.FLOATS)}"
+            f"payload dtype {payload.dtype!r} is unknown; choose {' or '.join(FLOATS)}"
         )
-    dtype = codec.FLOATS[payload.dtype]
-    if isinstance(payload, codec.ArgmaxSpec):
-        return pb.PayloadSpec(kind=pb.PAYLOAD_KIND_ARGMAX, dtype=dtype)
-    if isinstance(payload, codec.FullSpec):
-        return pb.PayloadSpec(kind=pb.PAYLOAD_KIND_FULL, dtype=dtype)
-    try:
-        return pb.PayloadSpec(kind=pb.PAYLOAD_KIND_TOP_K, k=payload.k, dtype=dtype)
-    except (ValueError, TypeError) as error:
-        raise TeacherRefused(f"k={payload.k}: {error}; give an integer of at least 1") from error
+    spec = pb.PayloadSpec(kind=_KINDS[type(payload)], dtype=FLOATS[payload.dtype])
+    if isinstance(payload, codec.TopKSpec):
+        try:
+            spec.k = payload.k
+        except (ValueError, TypeError) as error:
+            raise TeacherRefused(
+                f"k={payload.k}: {error}; give an integer of at least 1"
+            ) from error
+    return spec
 
 
 def artifact_kind(name: str) -> pb.ArtifactKind:
@@ -106,16 +116,26 @@ def split(
     position_bytes: int,
     reply_bytes: int,
     info: codec.ModelInfo,
+    row_bytes: int = 0,
 ) -> Iterator[slice]:
-    """Runs of consecutive rows, each within every limit of one request (or a single row)."""
-    # A varint of an id has at most 5 bytes; tags and lengths of a sequence at most 32.
+    """Runs of consecutive rows, each within every limit of one request (or a single row).
+
+    Args:
+        position_bytes: of a target position in the reply.
+        reply_bytes: bound of a reply.
+        row_bytes: what a target position takes in the request besides its id.
+    """
+    # A varint of an id has at most 5 bytes; tags and lengths of a sequence at most 32, of its
+    # tensor as well.
+    overhead = 64 if row_bytes else 32
     id_bytes = max(1, (max(1, info.vocabulary_size - 1).bit_length() + 6) // 7)
     # A few batches' worth: enough to fill them, and an attempt stays within its deadline.
     most_tokens = min(info.max_request_tokens, 4 * info.batch_token_budget)
     first, tokens, request, reply = 0, 0, 1024, 0
     for row, (source, target) in enumerate(zip(sources, targets, strict=True)):
         length = len(source) + len(target)
-        grown = request + length * id_bytes + 32
+        size = length * id_bytes + len(target) * row_bytes + overhead
+        grown = request + size
         full = (
             row - first >= info.max_request_sequences
             or tokens + length > most_tokens
@@ -125,7 +145,7 @@ def split(
         if row > first and full:
             yield slice(first, row)
             first, tokens, reply = row, 0, 0
-            grown = 1024 + length * id_bytes + 32
+            grown = 1024 + size
         tokens, request = tokens + length, grown
         reply += len(target) * position_bytes
     if len(sources) > first:

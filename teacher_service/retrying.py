@@ -1,18 +1,14 @@
-"""Bounded retries of our own over gRPC calls (gRPC's are off): which fault, how often, how long.
+"""One request's way to an answer: whom to ask, how long, what after a fault. Pure: no gRPC, no I/O.
 
-One attempt has a deadline, the whole has another. Scoring is pure, so a repeated attempt loses
-nothing and doubles nothing.
+One attempt has a deadline, the request with all its attempts and waits has another. Scoring is
+pure, so a repeated attempt loses nothing and doubles nothing: only the answer of the attempt that
+succeeded is kept.
 """
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TypeVar
-
-import grpc
+from dataclasses import dataclass
 
 from teacher_service.errors import (
     TeacherDenied,
@@ -23,131 +19,176 @@ from teacher_service.errors import (
     TeacherTimeout,
     TeacherUnavailable,
 )
-
-T = TypeVar("T")
+from teacher_service.replicas import Replica, Replicas
 
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
-_Code = grpc.StatusCode
 
 # Faults no repetition mends, and what the caller sees.
-_FINAL: dict[grpc.StatusCode, type[TeacherError]] = {
-    _Code.INVALID_ARGUMENT: TeacherRefused,
-    _Code.OUT_OF_RANGE: TeacherRefused,
-    _Code.UNIMPLEMENTED: TeacherRefused,
-    _Code.NOT_FOUND: TeacherRefused,
-    _Code.FAILED_PRECONDITION: TeacherMismatch,
-    _Code.UNAUTHENTICATED: TeacherDenied,
-    _Code.PERMISSION_DENIED: TeacherDenied,
+_FINAL: dict[str, type[TeacherError]] = {
+    "INVALID_ARGUMENT": TeacherRefused,
+    "OUT_OF_RANGE": TeacherRefused,
+    "UNIMPLEMENTED": TeacherRefused,
+    "NOT_FOUND": TeacherRefused,
+    "FAILED_PRECONDITION": TeacherMismatch,
+    "UNAUTHENTICATED": TeacherDenied,
+    "PERMISSION_DENIED": TeacherDenied,
 }
+# Faults of the replica, not of the request. CANCELLED is a server that cuts calls off at its end.
+_ELSEWHERE = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED")
 
 
-@dataclass
-class Retrying:
-    """Runs attempts until one succeeds, a final fault comes, or the overall deadline is near.
+@dataclass(frozen=True)
+class Fault:
+    """How an attempt failed.
 
     Attributes:
-        attempt_timeout_s: deadline of one attempt.
-        timeout_s: overall deadline, waits included.
-        first_wait_s, longest_wait_s: exponential backoff, half of each wait is random.
-        clock, sleep, random: injected in tests.
+        code: name of the gRPC status.
+        pushback_s: when the replica wants to be asked again; None: it did not say.
     """
 
-    attempt_timeout_s: float
-    timeout_s: float
-    first_wait_s: float = 0.05
-    longest_wait_s: float = 2.0
-    clock: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
-    random: Callable[[], float] = field(default=random.random)
+    code: str
+    details: str = ""
+    pushback_s: float | None = None
 
-    def call(
+
+@dataclass(frozen=True)
+class Attempt:
+    """Ask ``replica``, for at most ``timeout_s``."""
+
+    replica: Replica
+    timeout_s: float
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nobody can be asked for so many seconds."""
+
+    seconds: float
+
+
+class Retrying:
+    """Attempts until one succeeds, a final fault comes, or the overall deadline is near.
+
+    Args:
+        method: names the call in messages.
+        attempt_timeout_s: deadline of one attempt. While another replica could still be asked, an
+            attempt takes at most half of what remains, so that one that hangs leaves time for it.
+        timeout_s: overall deadline, waits included.
+        clock: seconds, monotonic.
+        random: uniform in 0 .. 1; waits are up to half as long again, so that clients spread.
+    """
+
+    def __init__(
         self,
-        what: str,
-        attempt: Callable[[float], T],
+        method: str,
+        replicas: Replicas,
         *,
-        attempt_timeout_s: float | None = None,
-        timeout_s: float | None = None,
-        longest_wait_s: float | None = None,
-    ) -> T:
-        """``attempt(timeout_s)`` until it returns.
+        attempt_timeout_s: float,
+        timeout_s: float,
+        clock: Callable[[], float],
+        random: Callable[[], float],
+    ) -> None:
+        self._method = method
+        self._replicas = replicas
+        self._attempt_timeout_s = attempt_timeout_s
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._random = random
+        self._deadline = clock() + timeout_s
+        self._tried: set[Replica] = set()
+        self._attempts = self._internal = 0
+        self._last: tuple[Replica, Fault] | None = None
+
+    @property
+    def remaining_s(self) -> float:
+        return self._deadline - self._clock()
+
+    def next(self, trouble: str = "") -> Attempt | Wait:
+        """What to do now.
 
         Args:
-            what: names the call in messages, address included.
+            trouble: why there may be no replica, for the message.
+
+        Raises:
+            TeacherTimeout, TeacherUnavailable: the overall deadline ran out.
+        """
+        remaining = self.remaining_s
+        replica = self._replicas.choose(self._tried)
+        if replica is not None and remaining > 0:
+            self._attempts += 1
+            others = self._replicas.another_than(self._tried | {replica})
+            share = remaining / 2 if others else remaining
+            return Attempt(replica, min(self._attempt_timeout_s, share))
+        wait = self._replicas.opens_in() * (1 + 0.5 * self._random())
+        if wait >= remaining:
+            raise self._gave_up(trouble)
+        return Wait(wait)
+
+    def succeeded(self, replica: Replica) -> None:
+        self._replicas.answered(replica)
+
+    def failed(self, replica: Replica, fault: Fault) -> None:
+        """Take note; returns where another attempt may mend it.
 
         Raises:
             TeacherRefused, TeacherMismatch, TeacherDenied: at once.
             TeacherFailed: INTERNAL twice, or a fault outside the contract.
-            TeacherTimeout, TeacherUnavailable: the overall deadline ran out.
         """
-        overall = self.timeout_s if timeout_s is None else timeout_s
-        each = self.attempt_timeout_s if attempt_timeout_s is None else attempt_timeout_s
-        deadline = self.clock() + overall
-        tries = failures = 0
-        while True:
-            tries += 1
-            try:
-                return attempt(max(0.001, min(each, deadline - self.clock())))
-            except grpc.RpcError as error:
-                code = error.code()
-                failures += code is _Code.INTERNAL
-                wait = self._wait(what, error, tries, failures)
-                if longest_wait_s is not None:
-                    wait = min(wait, longest_wait_s)
-                last = error
-            if self.clock() + wait >= deadline:
-                raise _gave_up(what, last, tries, overall) from last
-            self.sleep(wait)
+        self._tried.add(replica)
+        self._last = replica, fault
+        self._internal += fault.code == "INTERNAL"
+        if fault.code == "RESOURCE_EXHAUSTED" and fault.pushback_s is not None:
+            self._replicas.leave_alone(replica, fault.pushback_s)
+        elif fault.code in _ELSEWHERE:
+            self._replicas.stumbled(replica)
+        elif fault.code != "INTERNAL" or self._internal > 1:
+            raise error_of(f"{replica} {self._method}", fault)
 
-    def _wait(self, what: str, error: grpc.RpcError, tries: int, failures: int) -> float:
-        """Seconds until the next attempt; raises where there must be none."""
-        code = error.code()
-        if code is _Code.UNIMPLEMENTED and _answers_nobody(error):
-            raise TeacherRefused(
-                f"{what}: what answers there is no teacher of this contract ({_details(error)}); "
-                "check the address"
-            ) from error
-        if code in _FINAL:
-            raise _FINAL[code](f"{what}: {_details(error)}") from error
-        pushback = _pushback_s(error)
-        if code is _Code.RESOURCE_EXHAUSTED:
-            if pushback is None:
-                raise TeacherRefused(
-                    f"{what}: {_details(error)} (a message is too large for one side; send fewer "
-                    "sequences at once)"
-                ) from error
-            return pushback * (1 + 0.5 * self.random())
-        if code is _Code.INTERNAL and failures > 1:
-            raise TeacherFailed(f"{what}: {_details(error)}") from error
-        if code not in (_Code.UNAVAILABLE, _Code.DEADLINE_EXCEEDED, _Code.INTERNAL):
-            raise TeacherFailed(f"{what}: {code.name}: {_details(error)}") from error
-        wait = min(self.longest_wait_s, self.first_wait_s * 2 ** min(tries - 1, 20))
-        return wait * (0.5 + 0.5 * self.random())
+    def _gave_up(self, trouble: str) -> TeacherUnavailable:
+        """The error with the last fault and the remedy."""
+        timed_out = self._last is not None and self._last[1].code == "DEADLINE_EXCEEDED"
+        kind = TeacherTimeout if timed_out else TeacherUnavailable
+        if self._last is None:
+            place, reason = "teacher", trouble or "no replica to ask"
+        else:
+            place, reason = str(self._last[0]), _told(self._last[1])
+        among = f" at {len(self._replicas)} replicas" if len(self._replicas) > 1 else ""
+        return kind(
+            f"{place} {self._method}: gave up after {self._attempts} attempts{among} in "
+            f"{self._timeout_s:g} s ({reason}); check that the teacher runs and is reachable, or "
+            "raise the timeout"
+        )
 
 
-def _gave_up(what: str, error: grpc.RpcError, tries: int, overall: float) -> TeacherUnavailable:
-    timed_out = error.code() is _Code.DEADLINE_EXCEEDED
-    kind = TeacherTimeout if timed_out else TeacherUnavailable
-    return kind(
-        f"{what}: gave up after {tries} attempts in {overall:g} s ({error.code().name}: "
-        f"{_details(error)}); check that the teacher runs and is reachable, or raise the timeout"
-    )
+def error_of(what: str, fault: Fault) -> TeacherError:
+    """What a caller sees of a fault that is not retried.
+
+    Args:
+        what: address and method.
+    """
+    details = fault.details or "no detail given"
+    if fault.code == "UNIMPLEMENTED" and _answers_nobody(details):
+        return TeacherRefused(
+            f"{what}: what answers there is no teacher of this contract ({details}); check the "
+            "address"
+        )
+    if fault.code in _FINAL:
+        return _FINAL[fault.code](f"{what}: {details}")
+    if fault.code in _ELSEWHERE or fault.pushback_s is not None:
+        return TeacherUnavailable(f"{what}: {_told(fault)}")
+    if fault.code == "RESOURCE_EXHAUSTED":
+        return TeacherRefused(
+            f"{what}: {details} (a message is too large for one side; send fewer sequences at once)"
+        )
+    if fault.code == "INTERNAL":
+        return TeacherFailed(f"{what}: {details}")
+    return TeacherFailed(f"{what}: {_told(fault)}")
 
 
-def _answers_nobody(error: grpc.RpcError) -> bool:
+def _told(fault: Fault) -> str:
+    return f"{fault.code}: {fault.details or 'no detail given'}"
+
+
+def _answers_nobody(details: str) -> bool:
     """Whether a server without our service, or a proxy, said so; a teacher says it otherwise."""
-    details = _details(error)
     return "Method not found" in details or "unknown service" in details or "http2" in details
-
-
-def _details(error: grpc.RpcError) -> str:
-    return " ".join((error.details() or "no detail given").split())
-
-
-def _pushback_s(error: grpc.RpcError) -> float | None:
-    for key, value in error.trailing_metadata() or ():
-        if key == PUSHBACK_KEY:
-            try:
-                return max(0, int(value)) / 1000
-            except ValueError:
-                return None
-    return None

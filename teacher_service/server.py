@@ -18,9 +18,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Any
+from wsgiref.simple_server import WSGIServer
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -31,7 +31,9 @@ from teacher_service.binding import bind, forget_address, write_address
 from teacher_service.config import ServerConfig
 from teacher_service.engine import Engine, Lane
 from teacher_service.interceptors import Gate, StatusInterceptor, TokenInterceptor
+from teacher_service.metrics import Metrics, serve_metrics
 from teacher_service.refusals import NonFiniteOutput
+from teacher_service.secret_files import read_token
 from teacher_service.servicer import TeacherServicer
 from teacher_service.work import Backend
 
@@ -52,7 +54,12 @@ def load_backend(config: ServerConfig) -> Backend:
     from teacher_service.local_model import load_local_model
 
     return load_local_model(
-        config.model_dirs, config.device, config.dtype, config.threads, config.target_prefix
+        config.model_dirs,
+        config.device,
+        config.dtype,
+        config.threads,
+        target_prefix=config.target_prefix,
+        encoder_cache_bytes=config.encoder_cache_bytes,
     )
 
 
@@ -80,8 +87,10 @@ class TeacherServer:
         self._announce = announce
         self._stop = asyncio.Event()
         self._gate = Gate(_LOADING)
+        self.metrics = Metrics()
         self._health = health.aio.HealthServicer()
         self._servicer = TeacherServicer(config)
+        self._scrapes: WSGIServer | None = None
         self.engine: Engine | None = None
 
     def stop(self) -> None:
@@ -92,7 +101,8 @@ class TeacherServer:
         """Serve until :meth:`stop`.
 
         Raises:
-            UserError: port taken, broken model, unreadable secret.
+            UserError: port taken, broken model.
+            TeacherSecretError: unreadable token, certificate or key.
         """
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         server = self._build()
@@ -101,7 +111,8 @@ class TeacherServer:
         try:
             if self._config.address_file is not None:
                 write_address(self._config.address_file, address)
-            self._announce({"event": "listening", "address": address, "pid": os.getpid()})
+            shown = self._show_metrics()
+            self._announce({"event": "listening", "address": address, "pid": os.getpid()} | shown)
             if await self._open():
                 await self._stop.wait()
             await self._drain(server)
@@ -110,15 +121,22 @@ class TeacherServer:
             if self.engine is not None:
                 # The thread is a daemon: a batch that never ends does not keep the process.
                 await asyncio.to_thread(self.engine.stop, 5.0)
+            if self._scrapes is not None:
+                await asyncio.to_thread(self._scrapes.shutdown)
+                self._scrapes.server_close()
             forget_address(self._config)
         self._announce({"event": "stopped"})
 
     def _build(self) -> grpc.aio.Server:
         config = self._config
-        interceptors: list[grpc.aio.ServerInterceptor] = [StatusInterceptor(self._gate)]
+        interceptors: list[grpc.aio.ServerInterceptor] = [
+            StatusInterceptor(self._gate, self.metrics.call_ended)
+        ]
         if config.token_file is not None:
             # Outermost: a caller without a credential learns nothing else.
-            interceptors.insert(0, TokenInterceptor(_read_token(config.token_file)))
+            interceptors.insert(
+                0, TokenInterceptor(read_token(config.token_file), self.metrics.call_ended)
+            )
         server = grpc.aio.server(
             interceptors=interceptors,
             options=(
@@ -151,10 +169,12 @@ class TeacherServer:
             [
                 Lane("score", self._config.score_limits, backend.score),
                 Lane("generate", self._config.generate_limits, backend.generate),
-            ]
+            ],
+            report=self.metrics.batch_done,
         )
         self.engine.start()
         self._servicer.attach(backend, self.engine)
+        self._watch(backend, self.engine)
         self._gate.closed_because = None
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         identity = backend.identity
@@ -168,6 +188,27 @@ class TeacherServer:
             }
         )
         return True
+
+    def _show_metrics(self) -> dict[str, str]:
+        """Begin to answer scrapes where configured; what to announce of it."""
+        config = self._config
+        self.metrics.phase("loading")
+        if config.metrics_host_and_port is None:
+            return {}
+        files = (config.tls_certificate, config.tls_key, config.tls_client_ca)
+        self._scrapes, address = serve_metrics(self.metrics, *config.metrics_host_and_port, *files)
+        return {"metrics_address": address}
+
+    def _watch(self, backend: Backend, engine: Engine) -> None:
+        """Show the model, what waits and what is kept."""
+        caches = {"score": self._servicer.scores.cache}
+        encoder = getattr(backend, "encoder_cache", None)
+        if encoder is not None:
+            caches["encoder"] = encoder
+        self.metrics.watch_caches(caches)
+        self.metrics.watch_engine(engine)
+        self.metrics.model(backend.identity, self._config.device, self._config.dtype)
+        self.metrics.phase("serving")
 
     def _load_and_warm(self) -> Backend:
         backend = self._load(self._config)
@@ -183,6 +224,7 @@ class TeacherServer:
     async def _drain(self, server: grpc.aio.Server) -> None:
         """NOT_SERVING, lame duck, no new calls, calls under way finished within the grace."""
         self._announce({"event": "draining", "inside": self._gate.inside})
+        self.metrics.phase("draining")
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(self._config.lame_duck_s)
         self._gate.closed_because = _DRAINING
@@ -229,21 +271,12 @@ async def _in_thread(work: Callable[[], Backend]) -> Backend:
     return await future
 
 
-def _read_token(path: Path) -> str:
-    try:
-        token = path.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the token file {path}: {error}") from error
-    if not token:
-        raise UserError(f"the token file {path} is empty; put one line with the token into it")
-    return token
-
-
 def serve(config: ServerConfig, announce: Announce = print_event) -> None:
     """Serve until SIGTERM or SIGINT, then drain; returns when all is done. Main thread only.
 
     Raises:
-        UserError: port taken, broken model, unreadable secret.
+        UserError: port taken, broken model.
+        TeacherSecretError: unreadable token, certificate or key.
     """
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"

@@ -3,36 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import grpc
 
 from protos.teacher.v1 import teacher_pb2 as pb
 from protos.teacher.v1 import teacher_pb2_grpc
 from teacher_service import codec
+from teacher_service.artifacts import Artifacts
 from teacher_service.batching import Request
+from teacher_service.caches import ScoreCache
 from teacher_service.config import ServerConfig
 from teacher_service.engine import Engine
+from teacher_service.payloads import FLOATS
 from teacher_service.pending import Pending
 from teacher_service.refusals import InvalidRequest, NotOffered
 from teacher_service.validation import Validator
-from teacher_service.work import Backend
-
-_FILE_CHUNK_BYTES = 1 << 20
+from teacher_service.work import Backend, ScoreChoice
 
 
 class TeacherServicer(teacher_pb2_grpc.TeacherServiceServicer):
     """One teacher over gRPC. No call may reach it before :meth:`attach`: the gate sees to that."""
 
     _backend: Backend
+    _artifacts: Artifacts
     _engine: Engine
     _validator: Validator
     _revision: str
+    scores: ScoreCache
 
     def __init__(self, config: ServerConfig, clock: Callable[[], float] = time.monotonic) -> None:
         self._config = config
@@ -41,9 +42,11 @@ class TeacherServicer(teacher_pb2_grpc.TeacherServiceServicer):
     def attach(self, backend: Backend, engine: Engine) -> None:
         """Give it the loaded model and the engine that runs it."""
         self._backend = backend
+        self._artifacts = Artifacts(backend)
         self._engine = engine
         self._validator = Validator(backend.identity, self._config)
         self._revision = backend.identity.revision
+        self.scores = ScoreCache(self._config.score_cache_bytes, self._revision)
 
     async def GetModelInfo(
         self, request: pb.GetModelInfoRequest, context: grpc.aio.ServicerContext
@@ -61,14 +64,13 @@ class TeacherServicer(teacher_pb2_grpc.TeacherServiceServicer):
             raise InvalidRequest(
                 "kind", f"{request.kind} is no artefact; see GetModelInfo.artifacts"
             )
-        files = self._backend.artifact(request.kind)
-        if not files:
+        if request.kind not in self._backend.identity.artifacts:
             raise NotOffered(
                 f"{pb.ArtifactKind.Name(request.kind)} is not offered by this server; see "
                 "GetModelInfo.artifacts"
             )
-        for name, path in files.items():
-            for piece in await asyncio.to_thread(_pieces, name, path, self._revision):
+        for file in await asyncio.to_thread(self._artifacts.files, request.kind):
+            for piece in file.pieces(self._revision):
                 yield piece
 
     async def Score(
@@ -76,7 +78,7 @@ class TeacherServicer(teacher_pb2_grpc.TeacherServiceServicer):
     ) -> pb.ScoreResponse:
         """All sequences in one reply."""
         work = self._validator.score(request, streamed=False)
-        async with self._admitted("score", work, context) as pending:
+        async with self._scoring(work, context) as pending:
             arrays = codec.join(await pending.values())
         reply = codec.encode_scores(request.payload.kind, arrays, self._revision)
         reply.timing.CopyFrom(_timing(pending))
@@ -90,7 +92,7 @@ class TeacherServicer(teacher_pb2_grpc.TeacherServiceServicer):
         total = sum(entry.target_length for entry in work.entries)
         rows = max(1, self._config.chunk_bytes * total // max(1, work.reply_bytes))
         kind = request.request.payload.kind
-        async with self._admitted("score", work, context) as pending:
+        async with self._scoring(work, context) as pending:
             sent, held, held_rows = 0, [], 0
             for entry in work.entries:
                 held.append(await pending.value(entry.index))
@@ -114,7 +116,8 @@ class TeacherServicer(teacher_pb2_grpc.TeacherServiceServicer):
     ) -> pb.GenerateResponse:
         """Hypotheses for every input."""
         work = self._validator.generate(request)
-        async with self._admitted("generate", work, context) as pending:
+        pending = Pending(len(work.entries), self._remaining(context))
+        async with self._admitted("generate", work, pending):
             found = await pending.values()
         reply = pb.GenerateResponse(revision=self._revision, timing=_timing(pending))
         for hypotheses in found:
@@ -124,33 +127,46 @@ class TeacherServicer(teacher_pb2_grpc.TeacherServiceServicer):
         return reply
 
     @asynccontextmanager
-    async def _admitted(
-        self, lane: str, work: Request, context: grpc.aio.ServicerContext
+    async def _scoring(
+        self, work: Request, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[Pending]:
-        """Queue a request under its deadline, or the default one where the call has none.
+        """Queue the pairs of a request that were not scored before."""
+        assert isinstance(work.group, ScoreChoice)
+        recall = self.scores.recall(work.group, [entry.item for entry in work.entries])
+        keep = recall.keep if self.scores.cache.budget else None
+        pending = Pending(len(work.entries), self._remaining(context), recall.known, keep)
+        new = [entry for entry in work.entries if entry.index not in recall.known]
+        if not new:
+            yield pending
+            return
+        rest = work if len(new) == len(work.entries) else replace(work, entries=new)
+        async with self._admitted("score", rest, pending):
+            yield pending
 
-        Whatever happens in the block, the request has left the queue afterwards.
+    @asynccontextmanager
+    async def _admitted(self, lane: str, work: Request, pending: Pending) -> AsyncIterator[None]:
+        """Queue a request; whatever happens in the block, it has left the queue afterwards.
 
         Raises:
             TooLarge, QueueFull: not admitted.
         """
-        remaining = context.time_remaining()
-        if remaining is None:
-            remaining = self._config.default_deadline_s
-        pending = Pending(len(work.entries), remaining)
-        work.deadline = self._clock() + remaining
+        work.deadline = self._clock() + pending.timeout_s
         work.deliver = pending.deliver
         self._engine.submit(lane, work)
         try:
-            yield pending
+            yield
         finally:
             self._engine.close(lane, work)
+
+    def _remaining(self, context: grpc.aio.ServicerContext) -> float:
+        """Seconds a call has left, by its deadline or the default one."""
+        remaining = context.time_remaining()
+        return self._config.default_deadline_s if remaining is None else remaining
 
 
 def model_info(backend: Backend, config: ServerConfig) -> pb.ModelInfo:
     """The message: what the model is and what this server takes."""
     identity = backend.identity
-    artifacts = [kind for kind in pb.ArtifactKind.values() if kind and backend.artifact(kind)]
     return pb.ModelInfo(
         name=identity.name,
         revision=identity.revision,
@@ -163,8 +179,8 @@ def model_info(backend: Backend, config: ServerConfig) -> pb.ModelInfo:
         max_source_length=identity.max_source_length,
         max_target_length=identity.max_target_length,
         payloads=[
-            pb.PayloadOffer(kind=pb.PayloadKind.Name(kind), dtypes=codec.FLOATS.values())
-            for kind in codec.TENSORS
+            pb.PayloadOffer(kind=pb.PayloadKind.Name(kind), dtypes=FLOATS.values())
+            for kind in identity.payloads
         ],
         batch_token_budget=config.batch_tokens,
         max_request_sequences=config.max_request_sequences,
@@ -174,7 +190,7 @@ def model_info(backend: Backend, config: ServerConfig) -> pb.ModelInfo:
         max_stream_reply_bytes=min(config.max_stream_reply_bytes, config.queue_reply_bytes),
         hidden_size=identity.hidden_size,
         parameters=identity.parameters,
-        artifacts=artifacts,
+        artifacts=[pb.ArtifactKind.Name(kind) for kind in identity.artifacts],
     )
 
 
@@ -182,25 +198,3 @@ def _timing(pending: Pending) -> pb.ServerTiming:
     return pb.ServerTiming(
         queue_seconds=pending.queue_seconds, compute_seconds=pending.compute_seconds
     )
-
-
-def _pieces(name: str, path: Path, revision: str) -> list[pb.GetArtifactResponse]:
-    content = path.read_bytes()
-    common: dict[str, Any] = {
-        "file_name": name,
-        "file_bytes": len(content),
-        "file_sha256": hashlib.sha256(content).hexdigest(),
-        "revision": revision,
-    }
-    return [
-        pb.GetArtifactResponse(
-            offset=offset, data=content[offset : offset + _FILE_CHUNK_BYTES], **common
-        )
-        for offset in _offsets(len(content))
-    ]
-
-
-def _offsets(size: int) -> Iterator[int]:
-    """Where pieces begin; an empty file has one piece."""
-    yield 0
-    yield from range(_FILE_CHUNK_BYTES, size, _FILE_CHUNK_BYTES)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from protos.teacher.v1 import teacher_pb2 as pb
 from teacher_service import codec
 from teacher_service.batching import Entry, Request
+from teacher_service.candidate_validation import read_candidates
 from teacher_service.config import ServerConfig
+from teacher_service.payloads import FLOATS, position_bytes, row_shapes
 from teacher_service.refusals import InvalidRequest, Mismatch, NotOffered, TooLarge
 from teacher_service.work import (
     GenerateChoice,
@@ -57,22 +62,27 @@ class Validator:
         self.expectation(request.expect)
         self._count("sequences", len(request.sequences))
         choice = self._score_choice(request)
+        candidates: Sequence[np.ndarray | None] = [None] * len(request.sequences)
+        if choice.kind == pb.PAYLOAD_KIND_CANDIDATES:
+            candidates, k = read_candidates(request.sequences, self._identity.vocabulary_size)
+            choice = replace(choice, k=k)
         entries = []
         for index, sequence in enumerate(request.sequences):
             where = f"sequences[{index}]"
             source, target = list(sequence.source_ids), list(sequence.target_ids)
             self._source(where, source)
             self._ids(f"{where}.target_ids", target, self._identity.max_target_length)
-            if sequence.HasField("candidate_ids"):
+            if sequence.HasField("candidate_ids") and candidates[index] is None:
                 raise InvalidRequest(
                     f"{where}.candidate_ids", "set, but only payload CANDIDATES takes them"
                 )
-            entries.append(Entry(len(source), len(target), ScoreItem(source, target), index))
+            item = ScoreItem(source, target, candidates[index])
+            entries.append(Entry(len(source), len(target), item, index))
         self._tokens(sum(entry.tokens for entry in entries))
         positions = sum(entry.target_length for entry in entries)
-        size = positions * codec.position_bytes(
-            choice.kind, choice.k, choice.dtype, self._identity.vocabulary_size
-        )
+        vocabulary_size = self._identity.vocabulary_size
+        rows = row_shapes(choice.kind, choice.k, vocabulary_size, self._identity.hidden_size)
+        size = positions * position_bytes(rows, choice.dtype, vocabulary_size)
         self._reply(size, streamed)
         return Request(entries, choice, reply_bytes=size)
 
@@ -106,14 +116,14 @@ class Validator:
     def _score_choice(self, request: pb.ScoreRequest) -> ScoreChoice:
         spec = request.payload
         if spec.kind == pb.PAYLOAD_KIND_UNSPECIFIED:
-            raise InvalidRequest("payload.kind", "not set; choose ARGMAX, TOP_K or FULL")
+            raise InvalidRequest("payload.kind", "not set; choose one of GetModelInfo.payloads")
         if spec.kind not in pb.PayloadKind.values():
             raise InvalidRequest("payload.kind", f"unknown value {spec.kind}; see GetModelInfo")
-        if spec.kind not in codec.TENSORS:
+        if spec.kind not in self._identity.payloads:
             name = pb.PayloadKind.Name(spec.kind)
             raise NotOffered(f"{name} is not offered by this server; see GetModelInfo.payloads")
         dtype = spec.dtype or pb.DATA_TYPE_FLOAT16
-        if dtype not in codec.FLOATS.values():
+        if dtype not in FLOATS.values():
             raise InvalidRequest("payload.dtype", f"{dtype} is neither FLOAT16 nor FLOAT32")
         k = 0
         if spec.kind == pb.PAYLOAD_KIND_TOP_K:

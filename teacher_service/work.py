@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from teacher_service.codec import Arrays, Beam, GeneratedHypothesis, Greedy, Sample
+from teacher_service.payloads import TENSORS
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,7 @@ class ScoreChoice:
 
     Attributes:
         kind, dtype: enum values of the contract.
-        k: TOP_K only.
+        k: ids a position: the likeliest (TOP_K) or each item's own (CANDIDATES); else 0.
     """
 
     kind: int
@@ -27,10 +29,15 @@ class ScoreChoice:
 
 @dataclass(frozen=True)
 class ScoreItem:
-    """One checked (source, target) pair."""
+    """One checked (source, target) pair.
+
+    Attributes:
+        candidates: CANDIDATES only: ids [T, K] in the dtype they came in.
+    """
 
     source: Sequence[int]
     target: Sequence[int]
+    candidates: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,7 @@ class Identity:
     Attributes:
         source_tail: ids that its tokenizer puts behind the end symbol of a source (mBART's language
             code); all others end with it.
+        payloads, artifacts: enum values of what it offers.
     """
 
     name: str
@@ -83,23 +91,29 @@ class Identity:
     hidden_size: int
     parameters: int
     source_tail: int = 0
+    payloads: tuple[int, ...] = tuple(TENSORS)
+    artifacts: tuple[int, ...] = ()
 
 
 class Backend(Protocol):
-    """A model behind the service; its methods are called by one thread at a time."""
+    """A model behind the service; one thread at a time computes with it.
+
+    ``artifact`` alone may be called beside a computation, from another thread. One that keeps
+    encoder states may have ``encoder_cache``, a ``caches.ByteCache``.
+    """
 
     identity: Identity
 
     def score(self, choice: ScoreChoice, items: Sequence[ScoreItem]) -> list[Arrays]:
-        """Arrays of each item in wire dtypes, named as in ``codec.TENSORS``."""
+        """Arrays of each item in wire dtypes, named as in ``payloads.TENSORS``."""
 
     def generate(
         self, choice: GenerateChoice, items: Sequence[GenerateItem]
     ) -> list[list[GeneratedHypothesis]]:
         """Hypotheses of each item, best first."""
 
-    def artifact(self, kind: int) -> Mapping[str, Path]:
-        """Files of an artefact by relative name; empty where it is not offered."""
+    def artifact(self, kind: int) -> Mapping[str, bytes]:
+        """Files of one of ``identity.artifacts`` by their relative names, read or made anew."""
 
     def warm_up(self, batch_tokens: int) -> None:
         """Compute something of full size, so that no caller pays for first use."""

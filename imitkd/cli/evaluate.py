@@ -19,6 +19,9 @@ def evaluate(
     sentences: Annotated[int | None, typer.Option(min=1, help="Only the first so many.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:I.")] = "cpu",
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Translate so many times; the median gives the speed.")
+    ] = 1,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write scores and translations here.")
     ] = None,
@@ -27,7 +30,14 @@ def evaluate(
     from imitkd.scoring import evaluate_directory, print_evaluation, write_evaluation
 
     found = evaluate_directory(
-        model, corpus, split, beam=beam, sentences=sentences, threads=threads, device=device
+        model,
+        corpus,
+        split,
+        beam=beam,
+        sentences=sentences,
+        threads=threads,
+        device=device,
+        repeats=repeats,
     )
     print_evaluation(found)
     if json_file is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -13,10 +12,20 @@ from teacher_service.command import serve
 app = typer.Typer(name="teacher", help="Train, serve and query teachers.", no_args_is_help=True)
 app.command()(serve)
 
-Address = Annotated[str, typer.Option(help="HOST:PORT or unix:PATH of a serving teacher.")]
+Address = Annotated[
+    list[str],
+    typer.Option(
+        help="HOST:PORT, unix:PATH or file:/PATH of a serving teacher; repeat it, or put commas "
+        "between, for several replicas."
+    ),
+]
 TokenFile = Annotated[Path | None, typer.Option(help="File with the bearer token.")]
 Roots = Annotated[Path | None, typer.Option(help="PEM authority; makes the connection TLS.")]
-_ADDRESS = "127.0.0.1:50051"
+Certificate = Annotated[
+    Path | None, typer.Option(help="PEM certificate for a teacher that asks its callers for one.")
+]
+Key = Annotated[Path | None, typer.Option(help="PEM private key of the client certificate.")]
+_ADDRESS = ["127.0.0.1:50051"]
 
 
 @app.command()
@@ -41,14 +50,18 @@ def train(
 
 
 @app.command()
-def info(address: Address = _ADDRESS, token_file: TokenFile = None, roots: Roots = None) -> None:
-    """Print what a teacher says of itself, as JSON."""
-    from dataclasses import asdict
+def info(
+    address: Address = _ADDRESS,
+    token_file: TokenFile = None,
+    roots: Roots = None,
+    client_certificate: Certificate = None,
+    client_key: Key = None,
+) -> None:
+    """Print what every replica of a teacher says of itself, a JSON object each."""
+    from imitkd.asking import connect, print_replicas
 
-    from imitkd.asking import connect
-
-    with connect(address, token_file, roots) as client:
-        typer.echo(json.dumps(asdict(client.model_info()), indent=2, default=list))
+    with connect(address, token_file, roots, client_certificate, client_key) as client:
+        print_replicas(client)
 
 
 @app.command()
@@ -60,12 +73,14 @@ def score(
     address: Address = _ADDRESS,
     token_file: TokenFile = None,
     roots: Roots = None,
+    client_certificate: Certificate = None,
+    client_key: Key = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score a target: at every position the teacher's candidates and what was written."""
     from imitkd.asking import connect, print_scores, score_text
 
-    with connect(address, token_file, roots) as client:
+    with connect(address, token_file, roots, client_certificate, client_key) as client:
         print_scores(score_text(client, source, target, top_k, temperature), as_json)
 
 
@@ -80,6 +95,8 @@ def generate(
     address: Address = _ADDRESS,
     token_file: TokenFile = None,
     roots: Roots = None,
+    client_certificate: Certificate = None,
+    client_key: Key = None,
 ) -> None:
     """Have the teacher translate standard input, one text a line, to standard output.
 
@@ -88,7 +105,7 @@ def generate(
     from imitkd.asking import connect, generate_lines, mode_of
 
     mode = mode_of(beam, n_best, sample, top_k, temperature, seed)
-    with connect(address, token_file, roots) as client:
+    with connect(address, token_file, roots, client_certificate, client_key) as client:
         generate_lines(client, mode)
 
 

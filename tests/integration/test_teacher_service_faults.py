@@ -4,14 +4,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 import torch
 from google.rpc import error_details_pb2, status_pb2
@@ -167,18 +170,26 @@ def test_the_handshake_of_the_right_teacher_passes(client, server):
         assert sure.score([[5, 1]], [[6]], ARGMAX).revision == info.revision
 
 
-@pytest.mark.parametrize("kind", ["PAYLOAD_KIND_CANDIDATES", "PAYLOAD_KIND_HIDDEN"])
-def test_payloads_not_built_answer_unimplemented(stub, kind):
-    request = score_request()
-    request.payload.kind = pb.PayloadKind.Value(kind)
-    with pytest.raises(grpc.RpcError) as caught:
-        stub.Score(request)
-    assert caught.value.code() is Code.UNIMPLEMENTED
+def test_what_a_teacher_does_not_offer_answers_unimplemented(model_dir):
+    """As an ensemble has no one state and no one projection."""
 
+    def less(model: LocalModel) -> LocalModel:
+        model.identity = replace(
+            model.identity,
+            payloads=(pb.PAYLOAD_KIND_ARGMAX, pb.PAYLOAD_KIND_CANDIDATES),
+            artifacts=(pb.ARTIFACT_KIND_TOKENIZER,),
+        )
+        return model
 
-def test_an_artifact_not_built_answers_unimplemented(client):
-    with pytest.raises(errors.TeacherRefused, match="OUTPUT_PROJECTION is not offered"):
-        client.artifact("output_projection")
+    with serving(tiny_config(model_dir), less) as server:
+        with TeacherClient(server.address) as client:
+            info = client.model_info()
+            assert set(info.payloads) == {"argmax", "candidates"}
+            assert info.artifacts == ("tokenizer",)
+            with pytest.raises(errors.TeacherRefused, match="HIDDEN is not offered"):
+                client.score([[5, 1]], [[6]], codec.HiddenSpec())
+            with pytest.raises(errors.TeacherRefused, match="OUTPUT_PROJECTION is not offered"):
+                client.artifact("output_projection")
 
 
 def test_an_unknown_method_answers_unimplemented(server):
@@ -248,10 +259,11 @@ def test_a_full_queue_pushes_back_and_the_client_comes_again(model_dir):
             assert 1 <= int(pushback) <= 5000
             waits: list[float] = []
 
-            def sleep(seconds: float) -> None:
+            async def sleep(seconds: float) -> None:
                 waits.append(seconds)
                 model.open.set()
                 first.result(10), second.result(10)
+                await asyncio.sleep(seconds)
 
             with TeacherClient(server.address, sleep=sleep) as client:
                 assert client.score([[5, 1]], [[6, 7]], ARGMAX).lengths_B.tolist() == [2]
@@ -336,8 +348,22 @@ def test_non_finite_output_is_internal_never_a_payload(model_dir):
 
     with serving(tiny_config(model_dir), damage) as server:
         with TeacherClient(server.address) as client:
-            with pytest.raises(errors.TeacherFailed, match="the model failed"):
+            with pytest.raises(errors.TeacherFailed, match="1 of 1 distributions are not finite"):
                 client.score([[5, 1]], [[6]], ARGMAX)
+
+
+def test_states_beyond_half_precision_are_internal_with_the_remedy(model_dir):
+    def stretch(model: LocalModel) -> LocalModel:
+        decode = model._model.decode
+        model._model.decode = lambda *given: decode(*given) * 1e5  # type: ignore[method-assign]
+        return model
+
+    with serving(tiny_config(model_dir), stretch) as server:
+        with TeacherClient(server.address) as client:
+            with pytest.raises(errors.TeacherFailed, match=r"beyond the 65504 .* ask for FLOAT32"):
+                client.score([[5, 1]], [[6, 7]], codec.HiddenSpec("float16"))
+            wide = client.score([[5, 1]], [[6, 7]], codec.HiddenSpec("float32"))
+            assert np.abs(wide.payload.states_PD).max() > 65504
 
 
 def test_generation_does_not_keep_scoring_waiting(model_dir):
@@ -405,11 +431,11 @@ def test_a_call_rides_out_a_restart_of_the_teacher(model_dir):
         address = server.address
     restarted: list[ServerThread] = []
 
-    def sleep(seconds: float) -> None:
+    async def sleep(seconds: float) -> None:
         if not restarted:
             restarted.append(ServerThread(config.model_copy(update={"address": address})))
             restarted[0].__enter__()
-        threading.Event().wait(seconds)
+        await asyncio.sleep(seconds)
 
     try:
         with TeacherClient(address, timeout_s=30, sleep=sleep) as client:

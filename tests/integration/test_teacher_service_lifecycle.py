@@ -218,6 +218,31 @@ def test_health_in_every_phase(model_dir):
     assert [e["event"] for e in server.events] == ["listening", "serving", "draining", "stopped"]
 
 
+def test_a_stop_while_idle_ends_at_once(model_dir):
+    with ServerThread(tiny_config(model_dir, drain_grace_s=60)) as server:
+        with TeacherClient(server.address) as client:
+            client.wait_ready(30)
+            server.stop()
+            server._thread.join(10)
+            assert not server._thread.is_alive()
+    assert server.events[-2:] == [{"event": "draining", "inside": 0}, {"event": "stopped"}]
+
+
+def test_a_stop_while_a_batch_waits_for_company_still_answers_it(model_dir):
+    config = tiny_config(model_dir, max_delay_ms=400.0)
+    with ServerThread(config) as server, ThreadPoolExecutor(1) as pool:
+        with TeacherClient(server.address) as client:
+            client.wait_ready(30)
+            client.model_info()
+            call = pool.submit(client.score, [[5, 1]], [[6, 7]], ARGMAX)
+            assert server.server.engine is not None
+            while server.server.engine.waiting()["score"][0] == 0:
+                assert not call.done()
+            server.stop()
+            assert call.result(20).lengths_B.tolist() == [2]
+    assert {"event": "draining", "inside": 1} in server.events
+
+
 def test_a_lame_duck_still_takes_calls(model_dir):
     with ServerThread(tiny_config(model_dir, lame_duck_s=0.5)) as server:
         with TeacherClient(server.address) as client:
@@ -238,7 +263,7 @@ def test_draining_ends_with_the_grace_even_if_a_batch_does_not(model_dir, caplog
                 client.wait_ready(30)
             # A deadline of its own: nobody is left to answer it.
             client = TeacherClient(server.address, timeout_s=0.5, attempt_timeout_s=20)
-            client._info = _model_info(server.address)
+            client._client._recognise(server.address, _model_info(server.address))
             call = pool.submit(client.score, [[5, 1]], [[6]], ARGMAX)
             assert slow.scoring.wait(10)
             server.stop()

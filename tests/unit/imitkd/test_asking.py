@@ -17,16 +17,19 @@ from imitkd.asking import (
     connect,
     generate_lines,
     mode_of,
+    print_replicas,
     print_scores,
     score_text,
     served_vocabulary,
 )
+from imitkd.cli.main import main
 from seq2seq.checkpoint import ModelDirectory, load_model_directory
 from seq2seq.decoding import Beam, Greedy, generate
 from seq2seq.errors import UserError
 from teacher_service import codec, errors
 from teacher_service.client import TeacherClient
 from teacher_service.server import ServerThread
+from tests.fake_teacher import FakeTeacher, serving
 from tests.unit.teacher_service.support import slow_log_probs, tiny_config
 
 
@@ -165,14 +168,14 @@ def test_an_over_long_line_loses_its_end(
 
 def test_a_secret_that_cannot_be_read(tmp_path: Path) -> None:
     with (
-        pytest.raises(UserError, match=r"cannot read .*gone: No such file"),
+        pytest.raises(errors.TeacherSecretError, match=r"cannot read .*gone: No such file"),
         connect("127.0.0.1:1", tmp_path / "gone"),
     ):
         pass
 
 
 def test_the_token_is_sent(tiny_teacher: Path, tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("open sesame\n")
+    (tmp_path / "token").write_text("open-sesame\n")
     config = tiny_config(tiny_teacher, token_file=tmp_path / "token")
     with ServerThread(config) as server:
         with connect(server.address, tmp_path / "token") as client:
@@ -180,3 +183,49 @@ def test_the_token_is_sent(tiny_teacher: Path, tmp_path: Path) -> None:
             assert client.model_info().name == "tiny"
         with connect(server.address) as stranger, pytest.raises(errors.TeacherDenied):
             stranger.model_info()
+
+
+def objects(text: str) -> list[dict[str, object]]:
+    """Every JSON object of a text that holds nothing else."""
+    decoder, found = json.JSONDecoder(), []
+    while text := text.strip():
+        one, end = decoder.raw_decode(text)
+        found.append(one)
+        text = text[end:]
+    return found
+
+
+@pytest.mark.parametrize("written", ["repeated", "comma separated"])
+def test_every_replica_is_printed(written: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(FakeTeacher(), FakeTeacher()) as addresses:
+        given = addresses if written == "repeated" else [",".join(addresses)]
+        with pytest.raises(SystemExit) as done:
+            main(["teacher", "info", *(part for a in given for part in ("--address", a))])
+    assert done.value.code in (0, None)
+    printed = objects(capsys.readouterr().out)
+    assert [p["address"] for p in printed] == addresses
+    assert {p["revision"] for p in printed} == {"sha256:one"}
+
+
+def test_a_replica_that_is_away_is_told_after_the_others(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with (
+        serving(FakeTeacher()) as (address,),
+        connect(["127.0.0.1:9", address]) as both,
+        pytest.raises(errors.TeacherUnavailable, match=r"^127\.0\.0\.1:9 GetModelInfo"),
+    ):
+        print_replicas(both)
+    first, second = objects(capsys.readouterr().out)
+    assert "UNAVAILABLE" in str(first["error"]) and second["name"] == "fake"
+
+
+def test_replicas_that_disagree_are_told_after_both(capsys: pytest.CaptureFixture[str]) -> None:
+    teachers = FakeTeacher(), FakeTeacher(revision="sha256:two")
+    with (
+        serving(*teachers) as addresses,
+        connect(addresses) as both,
+        pytest.raises(errors.TeacherMismatch, match="must serve one model"),
+    ):
+        print_replicas(both)
+    assert [p["revision"] for p in objects(capsys.readouterr().out)] == ["sha256:one", "sha256:two"]

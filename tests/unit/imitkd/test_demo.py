@@ -104,6 +104,7 @@ def install(commands: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_the_chain_of_commands(commands: Commands) -> None:
     Demo(Path("out"), Path("data"), ["optimiser.steps=7"], Path("the.whl")).run()
     corpus, teacher = "data/ui-strings-en-de", "teachers/ui-strings-en-de"
+    greedy = "--beam 1 --repeats 3 --json"
     assert commands.lines == [
         f"data prepare ui-strings-en-de --out {corpus} --from the.whl",
         f"teacher serve {teacher} --address 127.0.0.1:0 --threads 1",
@@ -111,9 +112,9 @@ def test_the_chain_of_commands(commands: Commands) -> None:
         f"initialise.from={teacher} teacher.address=127.0.0.1:4321 optimiser.steps=7 --output out",
         "SIGTERM",
         f"evaluate {teacher} {corpus} --beam 5 --json out/evaluation/teacher_beam5.json",
-        f"evaluate {teacher} {corpus} --beam 1 --json out/evaluation/teacher_greedy.json",
-        f"evaluate out/initial {corpus} --beam 1 --json out/evaluation/student_before.json",
-        f"evaluate out/student {corpus} --beam 1 --json out/evaluation/student_greedy.json",
+        f"evaluate {teacher} {corpus} {greedy} out/evaluation/teacher_greedy.json",
+        f"evaluate out/initial {corpus} {greedy} out/evaluation/student_before.json",
+        f"evaluate out/student {corpus} {greedy} out/evaluation/student_greedy.json",
         f"evaluate out/student {corpus} --beam 5 --json out/evaluation/student_beam5.json",
     ]
 

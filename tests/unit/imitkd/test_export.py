@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from seq2seq import ctranslate2_form
 from seq2seq.batch import length_mask, pad_sequences
 from seq2seq.transformer import Transformer
 from tests.builders import sentences, tiny_model
@@ -48,11 +49,9 @@ def test_ctranslate2_computes_the_same_log_probs(
     norm: str, activation: str, tmp_path: Path
 ) -> None:
     ctranslate2 = pytest.importorskip("ctranslate2")
-    from imitkd.export import ctranslate2 as export
-
     model = model_of(norm, activation)
     tokens = [f"piece{i}" for i in range(V)]
-    export.save(model, tokens, tmp_path)
+    ctranslate2_form.save(model, tokens, tmp_path)
     peer = ctranslate2.Translator(str(tmp_path), compute_type="float32")
     targets = sentences(4, [6, 4, 9, 2, 5], V)
     found = peer.score_batch(

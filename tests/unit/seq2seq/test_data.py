@@ -264,6 +264,17 @@ def test_rows_of_a_batch_are_of_similar_length_shortest_first() -> None:
     assert len(batches) == -(-200 // 16)
 
 
+def test_padding_is_bounded() -> None:
+    """Lengths of real text: most short, a few very long."""
+    lengths = np.random.default_rng(1).lognormal(2.5, 0.6, 5000).astype(int).clip(1, 120)
+    plan = BatchPlan(lengths, seed=3, tokens=1024)
+    batches = [lengths[rows] for rows in epoch_batches(plan, 0)]
+    padded = sum(len(batch) * batch.max() for batch in batches)
+    assert padded / lengths.sum() < 1.04
+    # A batch spans more than a few lengths only where long ones are rare.
+    assert np.median([batch.max() - batch.min() for batch in batches]) <= 1
+
+
 def test_batches_are_as_full_as_the_budget_allows() -> None:
     batches = epoch_batches(BatchPlan(LENGTHS, seed=1, tokens=120), 0)
     batches.sort(key=lambda rows: (LENGTHS[rows[-1]], LENGTHS[rows[0]], -len(rows)))

@@ -29,8 +29,8 @@ def correlation(a: Tensor, b: Tensor) -> float:
 
 def test_off_in_evaluation_and_at_rate_zero() -> None:
     x = torch.randn(50)
-    assert layer(0.5).eval()(x) is x
-    assert layer(0.0)(x) is x
+    assert torch.equal(layer(0.5).eval()(x), x)
+    assert torch.equal(layer(0.0)(x), x)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.3, 0.9])
@@ -57,6 +57,27 @@ def test_gradient_is_the_mask() -> None:
     layer(0.4)(x).sum().backward()
     assert x.grad is not None
     assert torch.equal(x.grad, layer(0.4)(torch.ones(500)))
+
+
+@pytest.mark.parametrize(("rate", "training"), [(0.4, True), (0.4, False), (0.0, True)])
+def test_one_pass_forms_equal_their_definitions(rate: float, training: bool) -> None:
+    """Values and gradients, float64; inputs that are exactly zero included."""
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(60, 9, generator=generator, dtype=torch.float64)
+    x, change = (torch.randn(60, 9, generator=generator, dtype=torch.float64) for _ in range(2))
+    x[0] = 0.0
+    forms = {
+        "add": (lambda f, a, b: f.add(a, b), lambda f, a, b: a + f(b)),
+        "relu": (lambda f, a, b: f.relu_(a * b), lambda f, a, b: f(torch.relu(a * b))),
+    }
+    for quick, plain in forms.values():
+        found = []
+        for form in (quick, plain):
+            a, b = x.clone().requires_grad_(), change.clone().requires_grad_()
+            y = form(layer(rate).train(training), a, b)
+            (y * weight).sum().backward()
+            found.append((y.detach(), a.grad, b.grad))
+        torch.testing.assert_close(found[0], found[1])
 
 
 def test_masks_are_a_function_of_seed_and_step() -> None:

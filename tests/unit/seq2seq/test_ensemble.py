@@ -17,8 +17,8 @@ from seq2seq.model import Seq2SeqModel
 from tests import oracles
 from tests.builders import sentences, tiny_model, tiny_vocabulary
 
-LIMIT = LengthLimit(1.0, 4, 20)
-SOURCES = sentences(3, [6, 2, 4, 9])
+LIMIT = LengthLimit(1.0, 2, 20)
+SOURCES = sentences(3, [6, 2, 4, 7])
 
 
 def members() -> list[Seq2SeqModel]:

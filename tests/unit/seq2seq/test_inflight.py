@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from seq2seq.batch import pad_sequences
 from seq2seq.decoding import Greedy, Hypothesis, LengthLimit, Sample, generate
-from seq2seq.inflight import IDLE_SHARE
+from seq2seq.inflight import IDLE_SHARE, likeliest
 from seq2seq.transformer import EncoderDecoder
 from seq2seq.transformer_state import CAPACITY_STEP
 from tests.builders import sentences, step_sizes, tiny_model
@@ -138,3 +138,18 @@ def test_looking_seldom_changes_nothing(every: int, monkeypatch: pytest.MonkeyPa
     expected = generate(model, sources, Greedy(), limit=LIMIT, batch_rows=3)
     monkeypatch.setattr("seq2seq.inflight.STEPS_BETWEEN_LOOKS", {"cpu": every})
     assert ids(generate(model, sources, Greedy(), limit=LIMIT, batch_rows=3)) == ids(expected)
+
+
+@given(
+    width=st.integers(1, 700),
+    seed=st.integers(0, 1000),
+    values=st.sampled_from([3, 50, 10**6]),
+)
+@settings(deadline=None)
+def test_the_likeliest_is_the_first_of_the_largest(width: int, seed: int, values: int) -> None:
+    """Few different values make many equals, in one block and across blocks."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randint(0, values, (5, width), generator=generator).float()
+    logits[0] = -torch.inf
+    expected = [row.index(max(row)) for row in logits.tolist()]
+    assert likeliest(logits).tolist() == expected

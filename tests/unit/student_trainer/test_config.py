@@ -114,14 +114,38 @@ def test_overrides_reach_old_and_new_sections_with_yaml_values(write):
         ],
     )
     assert config.optimiser.steps == 17 and config.optimiser.betas == (0.5, 0.6)
-    assert config.teacher is not None and config.teacher.address == "host:1"
+    assert config.teacher is not None and config.teacher.address == ("host:1",)
     assert config.model["ffn"] == 64 and config.name == "a=b"
 
 
-def test_what_is_saved_with_a_run_reads_back_the_same(write, tmp_path):
+@pytest.mark.parametrize("written", ["a:1, b:2", ["a:1", "b:2"]])
+def test_several_addresses_of_one_teacher(write, written):
+    config = load_config(write(method="imitkd", teacher={"address": written}))
+    assert config.teacher is not None
+    assert config.teacher.address == ("a:1", "b:2")
+    override = f"teacher.address={written}".replace("'", "")
+    assert load_config(write(method="imitkd"), [override]) == config
+
+
+@pytest.mark.parametrize(
+    ("written", "fault"),
+    [
+        ("", "no teacher address"),
+        ([], "no teacher address"),
+        ("file:x", "absolute path"),
+        (3, "valid tuple"),
+    ],
+)
+def test_addresses_that_cannot_be_meant(write, written, fault):
+    message = refused(write(method="imitkd", teacher={"address": written}))
+    assert "teacher.address" in message and fault in message
+
+
+@pytest.mark.parametrize("address", ["host:1", ["a:1", "b:2"]])
+def test_what_is_saved_with_a_run_reads_back_the_same(write, tmp_path, address):
     changes = {
         "method": "imitkd-full",
-        "teacher": {"address": "host:1"},
+        "teacher": {"address": address},
         "initialise": {"from": "x", "encoder_layers": [0], "decoder_layers": [2, 0]},
     }
     config = load_config(write(**changes))

@@ -89,3 +89,13 @@ def test_sentences_per_second() -> None:
     )
     assert found.seconds > 0
     assert Evaluation(found.scores, 1.0, ["a"] * 30, 2.0).sentences_per_s == 15
+
+
+def test_the_time_is_the_median_of_the_repeats(
+    model: Transformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings = iter([0.0, 5.0, 10.0, 11.0, 20.0, 22.0])
+    monkeypatch.setattr("student_trainer.evaluation.time.perf_counter", lambda: next(readings))
+    found = evaluate(model, tiny_vocabulary(), EXAMPLES, limit=LIMIT, repeats=3)
+    assert found.seconds == 2.0
+    assert len(found.translations) == len(EXAMPLES)

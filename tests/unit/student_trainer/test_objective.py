@@ -19,6 +19,7 @@ from student_trainer.config import LossConfig, Method, RunConfig, make_config
 from student_trainer.objective import backward
 from student_trainer.rollout_worker import RolloutWorker
 from student_trainer.types import Ragged, ScoredShard, ShardTask, TeacherLabels
+from student_trainer.writers import OwnWriter
 from teacher_service.codec import Argmax, ArgmaxSpec, PayloadRequest, ScoreResult, TopK, TopKSpec
 from tests import oracles
 from tests.builders import sentences, tiny_model, weights_of
@@ -117,7 +118,9 @@ def written(
 ) -> list[ScoredShard]:
     """All shards of batch 3, written and scored as in a run."""
     rows: Any = FixedRows()
-    worker = RolloutWorker(config, rows, rows, writer.eval(), teacher or SlowTeacher())
+    worker = RolloutWorker(
+        config, rows, rows, OwnWriter(config, writer.eval()), teacher or SlowTeacher()
+    )
     worker.load(3, weights_of(writer))
     return [worker.run(ShardTask(3, j, 3, beta)) for j in range(config.batch.shards)]
 

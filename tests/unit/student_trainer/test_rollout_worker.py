@@ -18,6 +18,7 @@ from student_trainer.config import RunConfig
 from student_trainer.rollout_worker import RolloutWorker
 from student_trainer.setup import TrainingData, make_data, make_model
 from student_trainer.types import Ragged, ScoredShard, ShardTask
+from student_trainer.writers import make_writer
 from teacher_service.codec import Argmax, ArgmaxSpec, PayloadRequest, ScoreResult, TopK, TopKSpec
 from teacher_service.errors import TeacherUnavailable
 from tests.builders import tiny_vocabulary
@@ -90,10 +91,12 @@ def worker_of(
 ) -> RolloutWorker:
     """A worker as another process would build it, with the weights of a version."""
     data: TrainingData = make_data(config, VOCABULARY)
-    model = make_model(config, VOCABULARY) if config.student_writes else None
+    writer = None
+    if config.student_writes:
+        writer = make_writer(config, make_model(config, VOCABULARY).eval())
     if teacher is None and config.method != "vanilla":
         teacher = MarkingTeacher()
-    worker = RolloutWorker(config, data.split, data.plan, model, teacher, **extra)
+    worker = RolloutWorker(config, data.split, data.plan, writer, teacher, **extra)
     if loaded is not None:
         worker.load(loaded, weights(100 + loaded))
     return worker

@@ -189,7 +189,7 @@ def test_a_run_is_pinned_to_the_revision_it_began_with(config_of):
     config = config_of(method="imitkd", teacher={"address": "x:1"})
     assert config.teacher.revision is None
     pinned = config.pinned_to("sha256:aa")
-    assert pinned.teacher.revision == "sha256:aa" and pinned.teacher.address == "x:1"
+    assert pinned.teacher.revision == "sha256:aa" and pinned.teacher.address == ("x:1",)
     assert pinned.pinned_to(None) == pinned
     assert config_of().pinned_to("sha256:aa") == config_of()
 

@@ -80,6 +80,7 @@ def random_pairs(count: int, seed: int = 0) -> tuple[list[list[int]], list[list[
 
 
 def tiny_config(model_dir: Path, **change: Any) -> ServerConfig:
-    """Loopback, free port, one thread, quick to end."""
+    """Loopback, free port, one thread, quick to end; a repeated question is computed again."""
     fields = {"address": "127.0.0.1:0", "threads": 1, "drain_grace_s": 5.0, "batch_tokens": 256}
-    return ServerConfig(model_dir=model_dir, **(fields | change))
+    uncached = {"encoder_cache_mib": 0, "score_cache_mib": 0}
+    return ServerConfig(model_dir=model_dir, **(fields | uncached | change))

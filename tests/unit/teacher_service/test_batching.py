@@ -199,6 +199,19 @@ def test_an_idle_model_starts_at_once(clock):
     assert batcher.ready_in() == 0.0
 
 
+def test_never_waits_to_be_full(clock):
+    """However little waits, the delay is the longest it can take."""
+    batcher = Batcher(replace(LIMITS, max_delay_s=0.5), clock)
+    waits = []
+    for _ in range(12):
+        offered(batcher, 1)
+        waits.append(batcher.ready_in())
+        if waits[-1] == 0.0:
+            assert batcher.take().entries
+        clock.now += 0.2
+    assert waits == pytest.approx([0.5, 0.3, 0.1, 0.0] * 3)
+
+
 def test_a_delay_ends_with_time_or_with_a_full_batch(clock):
     batcher = Batcher(replace(LIMITS, max_delay_s=0.002), clock)
     offered(batcher, 10)

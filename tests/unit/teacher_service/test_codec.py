@@ -42,6 +42,8 @@ def test_rows_are_outermost_and_views_are_copied_right():
     [
         (pb.Tensor(dtype="DATA_TYPE_FLOAT16", shape=[2], data=b"123"), "has 3 bytes, expected 4"),
         (pb.Tensor(dtype="DATA_TYPE_FLOAT16", shape=[1 << 62, 8], data=b""), "has 0 bytes"),
+        (pb.Tensor(dtype="DATA_TYPE_UINT16", shape=[0, 1 << 63], data=b""), "of shape"),
+        (pb.Tensor(dtype="DATA_TYPE_UINT16", shape=[0] * 100, data=b""), "of shape"),
         (pb.Tensor(shape=[0], data=b""), "unknown dtype 0"),
     ],
 )
@@ -71,13 +73,6 @@ def test_a_reply_comes_back_as_float32_and_int32():
     assert np.isneginf(found["tail_log_mass"]).all()
 
 
-def test_zero_positions_keep_their_shape():
-    reply = codec.encode_scores(pb.PAYLOAD_KIND_TOP_K, arrays(0), "r")
-    found = codec.decode_scores(pb.PAYLOAD_KIND_TOP_K, reply)
-    for name, array in codec.empty_arrays(pb.PAYLOAD_KIND_TOP_K, 2, 100).items():
-        assert (found[name].shape, found[name].dtype) == (array.shape, array.dtype)
-
-
 def test_another_payload_than_asked_for_is_refused():
     reply = codec.encode_scores(pb.PAYLOAD_KIND_TOP_K, arrays(3), "r")
     with pytest.raises(TeacherProtocolError, match="asked for payload 'full' but got 'top_k'"):
@@ -91,31 +86,20 @@ def test_tensors_that_disagree_about_positions_are_refused():
         codec.decode_scores(pb.PAYLOAD_KIND_TOP_K, reply)
 
 
-def test_sixty_four_log_probs_with_ids_take_256_bytes_a_position():
-    size = codec.position_bytes(pb.PAYLOAD_KIND_TOP_K, 64, pb.DATA_TYPE_FLOAT16, 4096)
-    assert size == 256 + 2 * 2  # and the actual token's log-prob and the tail
-    assert codec.position_bytes(pb.PAYLOAD_KIND_TOP_K, 64, pb.DATA_TYPE_FLOAT16, 65537) == 388
+def test_tensors_without_positions_are_refused():
+    numbers = {"token_log_probs": np.array(0, "<f2"), "states": np.array(0, "<f2")}
+    reply = codec.encode_scores(pb.PAYLOAD_KIND_HIDDEN, numbers, "r")
+    with pytest.raises(TeacherProtocolError, match="disagree"):
+        codec.decode_scores(pb.PAYLOAD_KIND_HIDDEN, reply)
 
 
 @pytest.mark.parametrize(
-    ("kind", "k"),
-    [(pb.PAYLOAD_KIND_ARGMAX, 0), (pb.PAYLOAD_KIND_TOP_K, 3), (pb.PAYLOAD_KIND_FULL, 0)],
+    "wrong", [{"ids": np.zeros((3, 2), "<f2")}, {"log_probs": np.zeros((3, 2), "<u2")}]
 )
-def test_position_bytes_is_what_a_reply_really_takes(kind, k):
-    vocabulary, positions = 10, 7
-    wide = {pb.PAYLOAD_KIND_TOP_K: (k,), pb.PAYLOAD_KIND_FULL: (vocabulary,)}.get(kind, ())
-    made = {
-        "token_log_probs": np.zeros(positions, "<f4"),
-        "ids": np.zeros((positions, *wide), codec.id_dtype(vocabulary)),
-        "log_probs": np.zeros((positions, *wide), "<f4"),
-        "tail_log_mass": np.zeros(positions, "<f4"),
-    }
-    reply = codec.encode_scores(kind, made, "")
-    payload = getattr(reply, codec.TENSORS[kind][0])
-    total = len(reply.token_log_probs.data)
-    total += sum(len(getattr(payload, name).data) for name in codec.TENSORS[kind][1])
-    expected = codec.position_bytes(kind, k, pb.DATA_TYPE_FLOAT32, vocabulary)
-    assert total == positions * expected
+def test_ids_that_are_floats_and_floats_that_are_ids_are_refused(wrong):
+    reply = codec.encode_scores(pb.PAYLOAD_KIND_TOP_K, arrays(3) | wrong, "r")
+    with pytest.raises(TeacherProtocolError, match="wrong dtype"):
+        codec.decode_scores(pb.PAYLOAD_KIND_TOP_K, reply)
 
 
 def test_offers_this_client_does_not_know_are_left_out():

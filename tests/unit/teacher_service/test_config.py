@@ -24,13 +24,47 @@ def test_local_addresses_are_open_as_they_are(address):
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:50051", "[::]:50051", "10.0.0.1:1", "teacher.lan:1"])
-def test_an_open_bind_without_tls_or_token_is_refused_unless_accepted(address):
+def test_an_open_bind_without_tls_is_refused_unless_accepted(address):
     with pytest.raises(ValidationError, match="neither TLS nor a token guards it"):
         config(address=address)
-    accepted = config(address=address, allow_insecure=True)
+    with pytest.raises(ValidationError, match="its token would travel in clear"):
+        config(address=address, token_file=Path("t"))
+    accepted = config(address=address, allow_insecure=True, token_file=Path("t"))
     assert not accepted.serves_reflection
-    assert config(address=address, token_file=Path("t"))
     assert config(address=address, tls_certificate=Path("c"), tls_key=Path("k"))
+
+
+def test_a_token_without_tls_is_enough_where_nobody_listens_in():
+    assert config(address="127.0.0.1:1", token_file=Path("t"))
+    assert config(address="unix:/run/t.sock", token_file=Path("t"))
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [(None, None), ("9100", ("127.0.0.1", 9100)), ("localhost:0", ("localhost", 0))],
+)
+def test_metrics_are_shown_on_loopback_or_not_at_all(given, found):
+    assert config(metrics_address=given).metrics_host_and_port == found
+
+
+def test_metrics_for_other_machines_need_tls_or_consent():
+    with pytest.raises(ValidationError, match=r"metrics address 0\.0\.0\.0:9 is reachable"):
+        config(metrics_address="0.0.0.0:9")
+    assert config(metrics_address="0.0.0.0:9", allow_insecure=True)
+    files = {"tls_certificate": Path("c"), "tls_key": Path("k")}
+    assert config(metrics_address="[::]:9", **files).metrics_host_and_port == ("::", 9)
+
+
+@pytest.mark.parametrize("given", ["x", "127.0.0.1:", "1:2:x", "-1"])
+def test_metrics_addresses_that_are_none(given):
+    with pytest.raises(ValidationError, match="neither PORT nor HOST:PORT"):
+        config(metrics_address=given)
+
+
+def test_nothing_is_kept_where_answers_must_repeat():
+    assert config().encoder_cache_bytes == config().score_cache_bytes == 256 << 20
+    assert config(deterministic=True).encoder_cache_bytes == 0
+    assert config(deterministic=True).score_cache_bytes == 0
 
 
 @pytest.mark.parametrize(
@@ -63,6 +97,8 @@ def test_the_command_line_knows_every_setting_it_offers():
     from teacher_service.command import serve
 
     offered = set(inspect.signature(serve).parameters)
+    assert "model_dirs" in offered
+    offered = offered - {"model_dirs"} | {"model_dir", "members"}
     assert offered <= set(ServerConfig.model_fields)
     defaults = {
         name: parameter.default

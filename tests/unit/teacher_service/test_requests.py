@@ -10,6 +10,7 @@ import pytest
 
 from protos.teacher.v1 import teacher_pb2 as pb
 from teacher_service import codec, requests
+from teacher_service.candidates import pack_candidates
 from teacher_service.errors import TeacherProtocolError, TeacherRefused
 
 INFO = codec.ModelInfo(
@@ -73,6 +74,30 @@ def test_the_estimated_request_size_is_an_upper_bound():
     expect = pb.ModelExpectation(fingerprint="f" * 71, revision="r" * 71)
     made = requests.score_request(expect, spec, 1.0, ids, ids)
     assert made.ByteSize() <= 1024 + sum(2 * len(x) * 2 + 32 for x in ids)
+
+
+def test_the_estimated_request_size_counts_candidates():
+    lengths = [0, 1, 7, 49, 50] * 20
+    ids = [np.full(n, 999) for n in lengths]
+    spec = codec.CandidatesSpec()
+    packed = pack_candidates(spec, [np.full((n, 64), 999) for n in lengths], lengths, 1000)
+    made = requests.score_request(
+        pb.ModelExpectation(), requests.payload_spec(spec), 1.0, ids, ids, packed.tensors
+    )
+    rows = [2 * n * 2 + n * packed.row_bytes + 64 for n in lengths]
+    assert sum(rows) * 0.9 < made.ByteSize() <= 1024 + sum(rows)
+    for bound in (1024 + sum(rows[:5]), 1024 + max(rows)):
+        info = replace(INFO, max_request_bytes=bound)
+        for run in requests.split(ids, ids, 1, 1 << 20, info, packed.row_bytes):
+            part = requests.score_request(
+                pb.ModelExpectation(),
+                requests.payload_spec(spec),
+                1.0,
+                ids[run],
+                ids[run],
+                packed.tensors[run],
+            )
+            assert part.ByteSize() <= bound
 
 
 @pytest.mark.parametrize("bad", [[-1], [1 << 32], ["a"], [1.5]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from protos.teacher.v1 import teacher_pb2 as pb
@@ -105,6 +106,8 @@ def spec(**fields) -> pb.PayloadSpec:
         ({"payload": spec(kind=77)}, "payload.kind: unknown value 77"),
         ({"payload": spec(kind="PAYLOAD_KIND_TOP_K")}, "payload.k: 0 is less than 1"),
         ({"payload": spec(kind="PAYLOAD_KIND_FULL", k=3)}, "payload.k: 3 is set"),
+        ({"payload": spec(kind="PAYLOAD_KIND_CANDIDATES", k=3)}, "payload.k: 3 is set"),
+        ({"payload": spec(kind="PAYLOAD_KIND_CANDIDATES")}, r"\[0\].candidate_ids: missing"),
         ({"payload": spec(kind="PAYLOAD_KIND_FULL", dtype="DATA_TYPE_UINT16")}, "payload.dtype"),
         ({"temperature": 0.0}, "temperature: 0 is outside 0.01 .. 100"),
         ({"temperature": -1.0}, "temperature: -1 is outside"),
@@ -123,17 +126,50 @@ def test_the_temperature_bounds_are_inside(temperature):
     assert work.group.temperature == pytest.approx(temperature)
 
 
-@pytest.mark.parametrize("kind", ["PAYLOAD_KIND_CANDIDATES", "PAYLOAD_KIND_HIDDEN"])
-def test_payloads_that_are_not_built_are_not_offered(kind):
-    with pytest.raises(NotOffered, match=kind):
-        validator().score(score(payload=spec(kind=kind)), streamed=False)
+def test_a_payload_that_this_teacher_does_not_offer():
+    few = replace(IDENTITY, payloads=(pb.PAYLOAD_KIND_TOP_K, pb.PAYLOAD_KIND_FULL))
+    guard = Validator(few, ServerConfig(model_dir=Path("m")))
+    with pytest.raises(NotOffered, match="PAYLOAD_KIND_HIDDEN is not offered"):
+        guard.score(score(payload=spec(kind="PAYLOAD_KIND_HIDDEN")), streamed=False)
 
 
-def test_candidates_for_another_payload_are_refused():
-    request = score()
+@pytest.mark.parametrize("kind", ["ARGMAX", "TOP_K", "HIDDEN", "FULL"])
+def test_candidates_for_another_payload_are_refused(kind):
+    request = score(payload=spec(kind=f"PAYLOAD_KIND_{kind}", k=3 * (kind == "TOP_K")))
     request.sequences[0].candidate_ids.shape.append(2)
     with pytest.raises(InvalidRequest, match="candidate_ids: set, but only"):
         validator().score(request, streamed=False)
+
+
+def candidates(*tables, target=(6, 1), dtype="u2") -> pb.ScoreRequest:
+    request = pb.ScoreRequest(payload=spec(kind="PAYLOAD_KIND_CANDIDATES"))
+    for table in tables:
+        request.sequences.add(
+            source_ids=(5, 1),
+            target_ids=target,
+            candidate_ids=codec.encode_tensor(np.array(table, dtype)),
+        )
+    return request
+
+
+def test_candidates_of_one_k_share_a_group_and_of_another_do_not():
+    two = validator().score(candidates([[4, 5], [6, 7]], [[9, 8], [0, 39]]), streamed=False)
+    again = validator().score(candidates([[8, 5], [6, 8]], dtype="i4"), streamed=False)
+    three = validator().score(candidates([[4, 5, 6], [6, 7, 8]]), streamed=False)
+    assert two.group == again.group == ScoreChoice(pb.PAYLOAD_KIND_CANDIDATES, 1, 1.0, 2)
+    assert three.group == ScoreChoice(pb.PAYLOAD_KIND_CANDIDATES, 1, 1.0, 3)
+    assert [entry.item.candidates.tolist() for entry in two.entries] == [
+        [[4, 5], [6, 7]],
+        [[9, 8], [0, 39]],
+    ]
+    assert two.reply_bytes == 4 * (2 * 2 + 2 * 2)
+
+
+def test_the_states_count_with_their_width_and_dtype():
+    for dtype, number in ((pb.DATA_TYPE_FLOAT16, 2), (pb.DATA_TYPE_FLOAT32, 4)):
+        request = score(payload=spec(kind="PAYLOAD_KIND_HIDDEN", dtype=dtype))
+        work = validator().score(request, streamed=False)
+        assert work.reply_bytes == 2 * (8 + 1) * number
 
 
 def test_k_is_cut_to_the_vocabulary_and_counts_as_cut():

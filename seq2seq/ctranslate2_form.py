@@ -1,40 +1,42 @@
-"""A Transformer in the form of CTranslate2, straight from its weights."""
+"""A Transformer in the form of CTranslate2, straight from its weights.
+
+CTranslate2 is an optional package; it is imported where it is needed.
+"""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ctranslate2.specs import common_spec, transformer_spec
 from torch import Tensor, nn
 
+from seq2seq.errors import UserError
 from seq2seq.transformer import Transformer
 from seq2seq.vocabulary import UNK_ID
 
-_ACTIVATIONS = {
-    "relu": common_spec.Activation.RELU,
-    "gelu": common_spec.Activation.GELU,
-    "swish": common_spec.Activation.SWISH,
-}
+_ACTIVATIONS = {"relu": "RELU", "gelu": "GELU", "swish": "SWISH"}
 
 
-def specification(
-    model: Transformer, tokens: Sequence[str], unk_id: int = UNK_ID
-) -> transformer_spec.TransformerSpec:
-    """The model with float32 weights.
+def specification(model: Transformer, tokens: Sequence[str], unk_id: int = UNK_ID) -> Any:
+    """The ``ctranslate2.specs.TransformerSpec`` of the model, weights in float32.
 
     Args:
         tokens: the piece of every id, all different.
         unk_id: of the vocabulary.
+
+    Raises:
+        UserError: CTranslate2 is not installed.
     """
+    common_spec, transformer_spec = _specs()
     config = model.config
     spec = transformer_spec.TransformerSpec.from_config(
         (config.encoder_layers, config.decoder_layers),
         config.heads,
         pre_norm=config.norm == "pre",
-        activation=_ACTIVATIONS[config.activation],
+        activation=common_spec.Activation[_ACTIVATIONS[config.activation]],
     )
     spec.register_source_vocabulary(list(tokens))
     spec.register_target_vocabulary(list(tokens))
@@ -69,6 +71,32 @@ def save(model: Transformer, tokens: Sequence[str], directory: Path, unk_id: int
     spec.validate()
     spec.optimize(quantization="float32")
     spec.save(str(directory))
+
+
+def translator(model: Transformer, threads: int) -> Any:
+    """A ``ctranslate2.Translator`` of the present weights, in memory; its tokens are ids as text.
+
+    Raises:
+        UserError: CTranslate2 is not installed.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        save(model, [str(i) for i in range(model.config.vocab_size)], Path(scratch))
+        files = {path.name: path.read_bytes() for path in Path(scratch).iterdir()}
+    import ctranslate2
+
+    return ctranslate2.Translator(
+        "student", files=files, compute_type="float32", inter_threads=1, intra_threads=threads
+    )
+
+
+def _specs() -> tuple[Any, Any]:
+    try:
+        from ctranslate2.specs import common_spec, transformer_spec
+    except ImportError as error:
+        raise UserError(
+            "CTranslate2 is not installed; pip install 'imitkd[ctranslate2]'"
+        ) from error
+    return common_spec, transformer_spec
 
 
 def _array(tensor: Tensor) -> np.ndarray:
