@@ -28,7 +28,7 @@ from imitkd.demo import TEACHER
 from imitkd.serving import serve_arguments, serving
 from imitkd.shipped import shipped
 from protos.teacher.v1 import teacher_pb2 as pb
-from seq2seq.vocabulary import Vocabulary
+from seq2seq.vocabulary import load_vocabulary
 from teacher_service import requests
 from teacher_service.client import TeacherClient
 from teacher_service.codec import TopKSpec
@@ -90,7 +90,7 @@ def measure(quick: bool) -> Result:
 
 def _calls(count: int) -> list[Call]:
     """The first pairs of the training split, in their order: lengths are mixed."""
-    vocabulary = Vocabulary.load(shipped(TEACHER) / "tokenizer")
+    vocabulary = load_vocabulary(shipped(TEACHER) / "tokenizer")
     lines = [
         gzip.decompress((MULTI30K / f"train.{language}.gz").read_bytes()).decode().splitlines()
         for language in ("en", "de")
@@ -139,9 +139,9 @@ def _items(calls: Sequence[Call]) -> list[ScoreItem]:
 
 
 def _ideal_batches(items: Sequence[ScoreItem]) -> list[list[ScoreItem]]:
-    """Sorted by length, as many in a batch as the budget of padded ids takes."""
+    """Sorted by the longer side, which pads least; as many as the budget of padded ids takes."""
     batches: list[list[ScoreItem]] = [[]]
-    for item in sorted(items, key=lambda i: (len(i.source) + len(i.target), len(i.source))):
+    for item in sorted(items, key=lambda i: (max(len(i.source), len(i.target)), len(i.source))):
         batch = [*batches[-1], item]
         longest = max(len(i.source) for i in batch) + max(len(i.target) for i in batch)
         if len(batch) * longest > BATCH_TOKENS:
