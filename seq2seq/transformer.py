@@ -39,6 +39,7 @@ class StackConfig(BaseModel):
     decoder_layers: int = Field(3, ge=1)
     norm: Literal["pre", "post"] = "pre"
     activation: Literal["relu", "gelu", "swish"] = "relu"
+    positions: Literal["vaswani", "tensor2tensor"] = "vaswani"
     dropout: float = Field(0.1, ge=0.0, lt=1.0)
     max_source_length: int = Field(256, ge=1)
     max_target_length: int = Field(256, ge=1)
@@ -238,7 +239,7 @@ class EncoderDecoder(Seq2SeqModel):
         self.decoder_norm = nn.LayerNorm(config.d_model) if pre else nn.Identity()
         # One more than the longest target: a target at the limit is read behind a start symbol.
         length = max(config.max_source_length, config.max_target_length) + 1
-        table = sinusoidal_positions(length, config.d_model)
+        table = sinusoidal_positions(length, config.d_model, config.positions)
         self.register_buffer("positions", table, persistent=False)
         self._scale = math.sqrt(config.d_model)
         self._initialise()
@@ -331,8 +332,13 @@ def _key_mask(lengths_B: Tensor, width: int) -> Tensor:
     return length_mask(lengths_B, width)[:, None, None, :]
 
 
-def sinusoidal_positions(length: int, d_model: int) -> Tensor:
-    """``[length, D]`` float32: sines in the first half of each row, cosines in the second."""
-    rates = torch.pow(10000.0, -torch.arange(0, d_model, 2, dtype=torch.float64) / d_model)
+def sinusoidal_positions(length: int, d_model: int, positions: str = "vaswani") -> Tensor:
+    """``[length, D]`` float32: sines in the first half of each row, cosines in the second.
+
+    Sine i turns by ``10000 ** -r`` radians a position, ``r = 2 i / D`` in the paper
+    (``vaswani``). In ``tensor2tensor``, and so in Marian, ``r = 2 i / (D - 2)``: the last is 1.
+    """
+    steps = d_model if positions == "vaswani" else max(1, d_model - 2)
+    rates = torch.pow(10000.0, -torch.arange(0, d_model, 2, dtype=torch.float64) / steps)
     angles = torch.arange(length, dtype=torch.float64)[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], dim=1).float()

@@ -283,6 +283,6 @@ class NaiveMarian:
 
 
 def position(t: int, d: int) -> np.ndarray:
-    """Sines in the first half, cosines in the second."""
-    angles = [t / 10000 ** (i / (d / 2)) for i in range(d // 2)]
+    """Sines in the first half, cosines in the second; the slowest turns by 1 / 10000 a position."""
+    angles = [t / 10000 ** (i / (d // 2 - 1)) for i in range(d // 2)]
     return np.array([math.sin(a) for a in angles] + [math.cos(a) for a in angles])

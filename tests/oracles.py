@@ -249,7 +249,8 @@ class NaiveTransformer:
     def position(self, index: int) -> np.ndarray:
         """Sines in the first half, cosines in the second."""
         d = self.config.d_model
-        angles = [index / 10000 ** (2 * i / d) for i in range(d // 2)]
+        steps = d if self.config.positions == "vaswani" else d - 2
+        angles = [index / 10000 ** (2 * i / steps) for i in range(d // 2)]
         return np.array([math.sin(a) for a in angles] + [math.cos(a) for a in angles])
 
     def _stack(

@@ -27,7 +27,6 @@ class Imported:
 
     Attributes:
         options: what Marian says of it.
-        type: of its weights: ``int8`` or ``float32``.
     """
 
     model: Seq2SeqModel

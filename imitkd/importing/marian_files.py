@@ -81,7 +81,9 @@ def find_files(
 def _model(folder: Path, stated: dict[str, Any]) -> Path:
     named = stated.get("models", [])
     if named:
-        return _only(folder, [folder / str(n) for n in named], "models of one ensemble", "its path")
+        return _only(
+            folder, [folder / str(n) for n in named], "models of one ensemble", "the path of one"
+        )
     binaries = [p for p in folder.glob("*.bin") if is_binary_model(p)]
     found = sorted([*folder.glob("*.npz"), *binaries])
     return _only(folder, found, "models", "the path of one")

@@ -116,6 +116,7 @@ def model_section(options: dict[str, Any], where: object, max_length: int) -> di
         "decoder_layers": _size(options, where, "dec-depth"),
         "norm": _norm(options, where, recurrent),
         "activation": options.get("transformer-ffn-activation", "relu"),
+        "positions": "tensor2tensor",
         "max_source_length": max_length,
         "max_target_length": max_length,
     }

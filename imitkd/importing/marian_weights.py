@@ -14,6 +14,7 @@ from torch import Tensor
 
 from imitkd.importing.marian_options import OPTIONS_ITEM
 from seq2seq.errors import UserError
+from seq2seq.recurrent import RecurrentConfig
 from seq2seq.transformer import StackConfig
 
 TABLE, LOGIT_BIAS = "Wemb", "decoder_ff_logit_out_b"
@@ -22,6 +23,8 @@ TABLE, LOGIT_BIAS = "Wemb", "decoder_ff_logit_out_b"
 NEVER = -1e4
 # How activations were quantised: what we compute with is not.
 _IGNORED = "_QuantMultA"
+
+_Named = tuple[str, np.ndarray]
 
 
 class _Items:
@@ -59,9 +62,10 @@ class _Items:
         return self.take(name, 1, width)[0]
 
     def finish(self) -> None:
-        """
+        """Say that there is nothing else.
+
         Raises:
-            UserError: some were not taken: the model has a part that ours would not.
+            UserError: there is: the model has a part that ours would not have.
         """
         if self._left:
             names = sorted(self._left)
@@ -86,88 +90,77 @@ def state_of(
             or is one too many.
     """
     source = _Items(items, where)
-    state = dict(_named(source, config, pieces))
+    named = dict(_Mapping(source, config).all(pieces))
     source.finish()
-    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in state.items()}
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in named.items()}
 
 
-def _named(items: _Items, config: StackConfig, pieces: int) -> Iterator[tuple[str, np.ndarray]]:
-    extra = config.vocab_size - pieces
-    yield (
-        "embedding.weight",
-        np.pad(items.take(TABLE, pieces, config.d_model), ((0, extra), (0, 0))),
-    )
-    bias = items.row(LOGIT_BIAS, pieces)
-    yield "logit_bias", np.pad(bias, (0, extra), constant_values=NEVER)
-    for n in range(config.encoder_layers):
-        ours, theirs = f"encoder_layers.{n}", f"encoder_l{n + 1}"
-        yield from _own(items, config, f"{ours}.attention", f"{theirs}_self")
-        yield from _norm(items, config, f"{ours}.attention_block", f"{theirs}_self_Wo")
-        yield from _feed_forward(items, config, ours, theirs)
-    for n in range(config.decoder_layers):
-        ours, theirs = f"decoder_layers.{n}", f"decoder_l{n + 1}"
-        if getattr(config, "cell", None) == "ssru":
-            yield from _ssru(items, config, f"{ours}.cell", f"{theirs}_rnn")
-            yield from _norm(items, config, f"{ours}.self_block", f"{theirs}_rnn_ffn")
+class _Mapping:
+    """Our name of each parameter with its values; a part of a layer a method."""
+
+    def __init__(self, items: _Items, config: StackConfig) -> None:
+        self._items, self._config, self._d = items, config, config.d_model
+
+    def all(self, pieces: int) -> Iterator[_Named]:
+        items, config = self._items, self._config
+        extra = config.vocab_size - pieces
+        yield "embedding.weight", np.pad(items.take(TABLE, pieces, self._d), ((0, extra), (0, 0)))
+        bias = items.row(LOGIT_BIAS, pieces)
+        yield "logit_bias", np.pad(bias, (0, extra), constant_values=NEVER)
+        for n in range(config.encoder_layers):
+            yield from self._encoder_layer(f"encoder_layers.{n}", f"encoder_l{n + 1}")
+        for n in range(config.decoder_layers):
+            yield from self._decoder_layer(f"decoder_layers.{n}", f"decoder_l{n + 1}")
+        if config.norm == "pre":
+            for side in ("encoder", "decoder"):
+                yield f"{side}_norm.weight", items.row(f"{side}_top_ln_scale", self._d)
+                yield f"{side}_norm.bias", items.row(f"{side}_top_ln_bias", self._d)
+
+    def _encoder_layer(self, ours: str, theirs: str) -> Iterator[_Named]:
+        yield from self._own_attention(f"{ours}.attention", f"{theirs}_self")
+        yield from self._norm(f"{ours}.attention_block", f"{theirs}_self_Wo")
+        yield from self._feed_forward(ours, theirs)
+
+    def _decoder_layer(self, ours: str, theirs: str) -> Iterator[_Named]:
+        if isinstance(self._config, RecurrentConfig):
+            yield from self._ssru(f"{ours}.cell", f"{theirs}_rnn")
+            yield from self._norm(f"{ours}.self_block", f"{theirs}_rnn_ffn")
         else:
-            yield from _own(items, config, f"{ours}.self_attention", f"{theirs}_self")
-            yield from _norm(items, config, f"{ours}.self_block", f"{theirs}_self_Wo")
-        yield from _cross(items, config, f"{ours}.cross_attention", f"{theirs}_context")
-        yield from _norm(items, config, f"{ours}.cross_block", f"{theirs}_context_Wo")
-        yield from _feed_forward(items, config, ours, theirs)
-    if config.norm == "pre":
-        for side in ("encoder", "decoder"):
-            yield f"{side}_norm.weight", items.row(f"{side}_top_ln_scale", config.d_model)
-            yield f"{side}_norm.bias", items.row(f"{side}_top_ln_bias", config.d_model)
+            yield from self._own_attention(f"{ours}.self_attention", f"{theirs}_self")
+            yield from self._norm(f"{ours}.self_block", f"{theirs}_self_Wo")
+        attention, context = f"{ours}.cross_attention", f"{theirs}_context"
+        yield from self._linear(f"{attention}.query", context, "q")
+        yield from self._linear(f"{attention}.packed", context, "kv")
+        yield from self._linear(f"{attention}.out", context, "o")
+        yield from self._norm(f"{ours}.cross_block", f"{context}_Wo")
+        yield from self._feed_forward(ours, theirs)
 
+    def _own_attention(self, ours: str, theirs: str) -> Iterator[_Named]:
+        yield from self._linear(f"{ours}.packed", theirs, "qkv")
+        yield from self._linear(f"{ours}.out", theirs, "o")
 
-def _linear(
-    items: _Items, config: StackConfig, ours: str, theirs: str, parts: str
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Square projections of attention, one under the other."""
-    d = config.d_model
-    yield f"{ours}.weight", np.concatenate([items.matrix(f"{theirs}_W{p}", d, d) for p in parts])
-    yield f"{ours}.bias", np.concatenate([items.row(f"{theirs}_b{p}", d) for p in parts])
+    def _linear(self, ours: str, theirs: str, parts: str) -> Iterator[_Named]:
+        """Square projections of attention, one under the other."""
+        weights = [self._items.matrix(f"{theirs}_W{part}", self._d, self._d) for part in parts]
+        biases = [self._items.row(f"{theirs}_b{part}", self._d) for part in parts]
+        yield f"{ours}.weight", np.concatenate(weights)
+        yield f"{ours}.bias", np.concatenate(biases)
 
+    def _ssru(self, ours: str, theirs: str) -> Iterator[_Named]:
+        names = (f"{theirs}_W", f"{theirs}_Wf")
+        weights = [self._items.matrix(name, self._d, self._d) for name in names]
+        yield f"{ours}.packed.weight", np.concatenate(weights)
+        yield f"{ours}.forget_bias", self._items.row(f"{theirs}_bf", self._d)
 
-def _own(
-    items: _Items, config: StackConfig, ours: str, theirs: str
-) -> Iterator[tuple[str, np.ndarray]]:
-    yield from _linear(items, config, f"{ours}.packed", theirs, "qkv")
-    yield from _linear(items, config, f"{ours}.out", theirs, "o")
+    def _feed_forward(self, ours: str, theirs: str) -> Iterator[_Named]:
+        shapes = {"inner": (self._d, self._config.ffn), "outer": (self._config.ffn, self._d)}
+        for number, (layer, shape) in enumerate(shapes.items(), 1):
+            name = f"{ours}.feed_forward.{layer}"
+            yield f"{name}.weight", self._items.matrix(f"{theirs}_ffn_W{number}", *shape)
+            yield f"{name}.bias", self._items.row(f"{theirs}_ffn_b{number}", shape[1])
+        yield from self._norm(f"{ours}.feed_forward_block", f"{theirs}_ffn_ffn")
 
-
-def _cross(
-    items: _Items, config: StackConfig, ours: str, theirs: str
-) -> Iterator[tuple[str, np.ndarray]]:
-    yield from _linear(items, config, f"{ours}.query", theirs, "q")
-    yield from _linear(items, config, f"{ours}.packed", theirs, "kv")
-    yield from _linear(items, config, f"{ours}.out", theirs, "o")
-
-
-def _ssru(
-    items: _Items, config: StackConfig, ours: str, theirs: str
-) -> Iterator[tuple[str, np.ndarray]]:
-    d = config.d_model
-    matrices = [items.matrix(f"{theirs}_{name}", d, d) for name in ("W", "Wf")]
-    yield f"{ours}.packed.weight", np.concatenate(matrices)
-    yield f"{ours}.forget_bias", items.row(f"{theirs}_bf", d)
-
-
-def _feed_forward(
-    items: _Items, config: StackConfig, ours: str, theirs: str
-) -> Iterator[tuple[str, np.ndarray]]:
-    d, width = config.d_model, config.ffn
-    for layer, number, shape in (("inner", 1, (d, width)), ("outer", 2, (width, d))):
-        name = f"{ours}.feed_forward.{layer}"
-        yield f"{name}.weight", items.matrix(f"{theirs}_ffn_W{number}", *shape)
-        yield f"{name}.bias", items.row(f"{theirs}_ffn_b{number}", shape[1])
-    yield from _norm(items, config, f"{ours}.feed_forward_block", f"{theirs}_ffn_ffn")
-
-
-def _norm(
-    items: _Items, config: StackConfig, ours: str, theirs: str
-) -> Iterator[tuple[str, np.ndarray]]:
-    suffix = "_pre" if config.norm == "pre" else ""
-    yield f"{ours}.norm.weight", items.row(f"{theirs}_ln_scale{suffix}", config.d_model)
-    yield f"{ours}.norm.bias", items.row(f"{theirs}_ln_bias{suffix}", config.d_model)
+    def _norm(self, ours: str, theirs: str) -> Iterator[_Named]:
+        suffix = "_pre" if self._config.norm == "pre" else ""
+        yield f"{ours}.norm.weight", self._items.row(f"{theirs}_ln_scale{suffix}", self._d)
+        yield f"{ours}.norm.bias", self._items.row(f"{theirs}_ln_bias{suffix}", self._d)

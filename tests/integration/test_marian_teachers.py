@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ import torch
 
 from imitkd.cli.main import main
 from seq2seq.checkpoint import load_model_directory
+from student_trainer.config import make_config
+from student_trainer.training import train
 from teacher_service import codec
 from teacher_service.client import TeacherClient
 from teacher_service.server import ServerThread
@@ -69,6 +73,34 @@ def test_a_served_import_says_what_marian_would(
             assert int(oracle.logits(source, hypothesis.ids[:t])[-1].argmax()) == written
     written_ids = {i for hypotheses in beams for h in hypotheses for i in h.ids}
     assert written_ids and max(written_ids) < PIECES
+
+
+def test_a_recurrent_student_learns_from_one(
+    tmp_path: Path, plain_config: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = marian.TINY | marian.SSRU
+    marian.write_npz(tmp_path / "model.npz", marian.random_items(options, PIECES), options)
+    (tmp_path / "vocab.spm").write_bytes(marian.sentencepiece_model(PIECES))
+    assert teacher_import(tmp_path, "--output", tmp_path / "teacher") == 0
+    with ServerThread(tiny_config(tmp_path / "teacher", batch_tokens=2048)) as server:
+        plain = plain_config | {
+            "method": "imitkd-full",
+            "vocabulary": {"served": True},
+            "teacher": {"address": server.address},
+            "batch": {"sentences": 16},
+            "rollout": {"limit": {"ratio": 1.0, "offset": 2, "cap": 12}},
+        }
+        plain["model"] = plain["model"] | {"kind": "recurrent", "norm": "post"}
+        plain["optimiser"] = plain["optimiser"] | {"steps": 15, "learning_rate": 0.03}
+        train(make_config(plain), tmp_path / "run")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    losses = [r["loss"] for r in map(json.loads, lines) if r["kind"] == "step"]
+    assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3]), losses
+    student = load_model_directory(tmp_path / "run" / "student")
+    config = student.model.config
+    assert (config.kind, config.pad_id, config.eos_id, config.start_id) == ("recurrent", 48, 0, 49)
+    teacher = load_model_directory(tmp_path / "teacher")
+    assert student.vocabulary.fingerprint == teacher.vocabulary.fingerprint
 
 
 def test_a_damaged_download_leaves_one_line_and_no_directory(

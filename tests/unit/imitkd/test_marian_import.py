@@ -20,6 +20,7 @@ from seq2seq.batch import decoder_inputs, pad_sequences
 from seq2seq.checkpoint import load_model_directory
 from seq2seq.decoding import Beam, Greedy, LengthLimit, generate
 from seq2seq.errors import UserError
+from seq2seq.transformer import EncoderDecoder, sinusoidal_positions
 from tests import marian
 
 PIECES = 48
@@ -64,6 +65,38 @@ def test_computes_what_marian_computes(tmp_path: Path, options: dict[str, Any], 
             found = model(*pad_sequences([source], model.config.pad_id), inputs)[0]
         torch.testing.assert_close(found[:, :PIECES], expected, atol=3e-4, rtol=1e-4)
         assert (found[:, PIECES:] == NEVER).all()
+
+
+@pytest.mark.parametrize("options", FORMS[2:])
+def test_ctranslate2_reads_the_same_model_in_the_same_file(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    """An engine not written here; of SSRU decoders it knows nothing.
+
+    It takes the paper's positions for those of Marian, so for once ours do as well.
+    """
+    ctranslate2 = pytest.importorskip("ctranslate2")
+    options = options | {"transformer-no-projection": False, "dim-emb": 16}
+    options |= {"transformer-guided-alignment-layer": "last"}
+    files = saved(tmp_path, options)
+    tokens = ["</s>", "<unk>", *(f"w{i}" for i in range(2, PIECES))]
+    table = tmp_path / "vocab.yml"
+    table.write_text("".join(f'"{token}": {i}\n' for i, token in enumerate(tokens)))
+    converter = ctranslate2.converters.MarianConverter(str(files.model), [str(table)] * 2)
+    peer = ctranslate2.Translator(converter.convert(str(tmp_path / "peer")), intra_threads=1)
+    model = read_marian(files, 64).model
+    assert isinstance(model, EncoderDecoder) and model.config.positions == "tensor2tensor"
+    model.positions = sinusoidal_positions(64, 16, "vaswani")
+    for source, target in PAIRS:
+        target = [*target, 0] if 0 not in target else target
+        (scored,) = peer.score_batch(
+            [[tokens[i] for i in source if i]], [[tokens[i] for i in target if i]]
+        )
+        inputs = torch.tensor([[model.config.start_id, *target[:-1]]])
+        with torch.no_grad():
+            log_probs = model(*pad_sequences([source], 0), inputs)[0].log_softmax(-1)
+        ours = log_probs[torch.arange(len(target)), torch.tensor(target)]
+        np.testing.assert_allclose(scored.log_probs, ours.numpy(), atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("options", FORMS)

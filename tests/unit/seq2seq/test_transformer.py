@@ -188,6 +188,18 @@ def test_positions_are_half_split_sinusoids() -> None:
             assert table[position, d // 2 + i].item() == pytest.approx(math.cos(angle), abs=1e-6)
 
 
+def test_positions_of_tensor2tensor_end_at_their_slowest() -> None:
+    d, length = 16, 70
+    table = sinusoidal_positions(length, d, "tensor2tensor").double()
+    for position in (1, 2, 33, 69):
+        assert table[position, 7].item() == pytest.approx(math.sin(position / 10000), abs=1e-7)
+        for i in range(d // 2):
+            angle = position * math.exp(-i * math.log(10000) / 7)
+            assert table[position, i].item() == pytest.approx(math.sin(angle), abs=1e-6)
+            assert table[position, d // 2 + i].item() == pytest.approx(math.cos(angle), abs=1e-6)
+    assert torch.equal(tiny_model(positions="tensor2tensor").positions[:40], table[:40].float())
+
+
 def test_positions_are_no_weights() -> None:
     assert not [name for name in tiny_model().state_dict() if "position" in name]
 
@@ -299,10 +311,9 @@ def test_narrow_numbers_come_near_wide_ones(shape: dict[str, str]) -> None:
     sources, targets = sentences(1, [5, 3]), sentences(2, [4, 6])
     wide = forced(model, sources, targets)
     with torch.autocast("cpu", torch.bfloat16):
-        torch.testing.assert_close(
-            forced(model, sources, targets).float(), wide, atol=0.3, rtol=0.1
-        )
+        mixed = forced(model, sources, targets).float()
     narrow = stepped(model.to(torch.bfloat16), sources, targets).float()
+    torch.testing.assert_close(mixed, wide, atol=0.3, rtol=0.1)
     torch.testing.assert_close(narrow, wide, atol=0.3, rtol=0.1)
 
 
