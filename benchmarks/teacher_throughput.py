@@ -3,8 +3,9 @@
 The shipped teacher scores Multi30k captions with German targets, TOP_K 64, requests of 8 sentences.
 The ideal is the same forward pass and payload in this process, on batches of the same token budget
 made of all sentences sorted by length. The server is a process of its own; model threads are the
-same on both sides, one core fewer than the machine has: the clients run on it as well. Sides take
-turns and ratios are of medians.
+same on both sides, one fewer than the machine has cores: the clients run on it as well. Sides take
+turns and ratios are of medians. On a machine that does other things as well the figures are worth
+little: ``detail`` has every round.
 """
 
 from __future__ import annotations
