@@ -217,7 +217,7 @@ class TeacherConfig(_Section):
         client_certificate, client_key: files for a service that asks callers for a certificate.
     """
 
-    address: tuple[str, ...] = ()
+    address: tuple[str, ...] | None = None
     store: Path | None = None
     attempt_timeout_s: float = Field(60.0, gt=0)
     timeout_s: float = Field(300.0, gt=0)
@@ -230,20 +230,20 @@ class TeacherConfig(_Section):
     @field_validator("address", mode="before")
     @classmethod
     def _several(cls, address: Any) -> Any:
-        return [address] if isinstance(address, str) else address or ()
+        return [address] if isinstance(address, str) else address
 
     @field_validator("address")
     @classmethod
-    def _written(cls, address: tuple[str, ...]) -> tuple[str, ...]:
+    def _written(cls, address: tuple[str, ...] | None) -> tuple[str, ...] | None:
         try:
-            return written_addresses(address) if address else address
+            return None if address is None else written_addresses(address)
         except TeacherRefused as error:
             raise ValueError(str(error)) from error
 
     @model_validator(mode="after")
     def _one(self) -> TeacherConfig:
         # Not both: pairs that a store lacks would quietly go to the network.
-        if bool(self.address) == (self.store is not None):
+        if (self.address is None) == (self.store is None):
             raise ValueError(
                 "give either 'address' (a serving teacher) or 'store' (a score store); the other "
                 "one may be null"

@@ -227,6 +227,7 @@ def _teacher(settings: TeacherConfig, fingerprint: str | None) -> AnyTeacher:
 
 
 def _client(settings: TeacherConfig, fingerprint: str | None) -> TeacherClient:
+    assert settings.address is not None
     credentials = Credentials.read(
         settings.token_file,
         settings.root_certificates,

@@ -87,7 +87,7 @@ def test_a_score_store_takes_the_place_of_an_address(write):
     file = write(method="word-kd", teacher={"address": "there:1"})
     config = load_config(file, ["teacher.address=null", "teacher.store=scores"])
     assert config.teacher is not None
-    assert (config.teacher.address, config.teacher.store) == ((), Path("scores"))
+    assert (config.teacher.address, config.teacher.store) == (None, Path("scores"))
     again = yaml.safe_load(dump_config(config))
     assert RunConfig(**again) == config
 
