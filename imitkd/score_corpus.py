@@ -99,8 +99,9 @@ def score_corpus(
             task = progress.add_task(f"{len(fresh):,} pairs", total=total, rate=0.0)
             for rows, result in _answers(client, pairs, fresh, form, payload):
                 writer.append([pairs.keys[row] for row in rows], result)
-                rate = progress.tasks[task].speed or 0.0
-                progress.update(task, advance=pairs.positions(rows), rate=rate)
+                progress.advance(task, pairs.positions(rows))
+                done = progress.tasks[0].completed
+                progress.update(task, rate=done / (time.perf_counter() - begin))
     return ScoredCorpus(
         pairs=len(pairs.rows),
         positions=pairs.positions(pairs.rows),

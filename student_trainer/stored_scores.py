@@ -28,8 +28,10 @@ def require_pairs(teacher: StoredTeacher, split: TokenizedSplit, corpus: Path) -
         found = teacher.find([split.source(r) for r in rows], [split.target(r) for r in rows])
         missing += int(np.count_nonzero(found < 0))
     if missing:
+        form = teacher.form
         raise TeacherStoreError(
             f"score store {teacher.directory} lacks {missing:,} of the {len(split):,} training "
             f"pairs of {corpus}; add them with `imitkd teacher score-corpus {corpus} --out "
-            f"{teacher.directory}` against teacher {teacher.model_info().revision}"
+            f"{teacher.directory} --top-k {form.spec.k} --temperature {form.temperature:g}` "
+            f"against teacher {form.info.revision}"
         )

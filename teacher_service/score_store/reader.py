@@ -17,7 +17,7 @@ from teacher_service.score_store.form import ScoreForm
 class ScoreStore:
     """A store as it was when opened; safe to share between threads.
 
-    The index is in memory, sorted by key: about 52 bytes a pair. Records are read from their files
+    The index is in memory, sorted by key: 84 bytes a pair. Records are read from their files
     one at a time, through the page cache, which processes share. They are not mapped: a read beyond
     the end of a file that shrank or sits on a failing disk is then an error, not the end of the
     process.

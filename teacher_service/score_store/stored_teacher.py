@@ -23,6 +23,9 @@ class StoredTeacher:
         directory: a score store.
         expected_fingerprint, expected_revision: of the teacher whose scores must be there.
 
+    Attributes:
+        form: whose scores, and in which form.
+
     Raises:
         TeacherStoreError: no store there, or it cannot be read.
         TeacherMismatch: scores of another teacher or vocabulary.
@@ -37,11 +40,11 @@ class StoredTeacher:
     ) -> None:
         self.directory = directory
         self._store = ScoreStore(directory)
-        self._form = self._store.form
-        self._keys = self._form.keys()
+        self.form = self._store.form
+        self._keys = self.form.keys()
         expected = {"revision": expected_revision, "fingerprint": expected_fingerprint}
         for what, wanted in expected.items():
-            found = getattr(self._form.info, what)
+            found = getattr(self.form.info, what)
             if wanted and wanted != found:
                 self.close()
                 raise TeacherMismatch(
@@ -51,7 +54,7 @@ class StoredTeacher:
 
     def model_info(self) -> ModelInfo:
         """The teacher as it was when the store was begun, offering what the store holds."""
-        return self._form.info
+        return self.form.info
 
     def artifact(self, kind: str = TOKENIZER) -> dict[str, bytes]:
         """The teacher's tokenizer files by their relative names.
@@ -78,10 +81,10 @@ class StoredTeacher:
         Raises:
             TeacherMismatch: it holds another payload, k, dtype or temperature.
         """
-        asked = ScoreForm.of(self._form.info, payload, temperature)
-        if not asked.same_question(self._form):
+        asked = ScoreForm.of(self.form.info, payload, temperature)
+        if not asked.same_question(self.form):
             raise TeacherMismatch(
-                f"score store {self.directory} holds {self._form.asked()}, and "
+                f"score store {self.directory} holds {self.form.asked()}, and "
                 f"{asked.asked()} is asked for; a top-k with its tail cannot be made into another "
                 "one: change the question or write another store"
             )
@@ -112,13 +115,13 @@ class StoredTeacher:
                 f"score store {self.directory} lacks {places.count(-1)} of {len(places)} "
                 "pairs asked for; run `imitkd teacher score-corpus` on this corpus again"
             )
-        kind, rows = self._form.spec.kind, self._form.rows
+        kind, rows = self.form.spec.kind, self.form.rows
         arrays = join([self._store.read(place) for place in places] or [empty_arrays(rows)])
         return ScoreResult(
             lengths_B=np.fromiter((len(t) for t in targets), np.int32, len(targets)),
             token_log_probs_P=arrays["token_log_probs"],
             payload=result_payload(kind, arrays, rows),
-            revision=self._form.info.revision,
+            revision=self.form.info.revision,
         )
 
     def close(self) -> None:

@@ -128,7 +128,8 @@ def test_pairs_that_the_store_lacks_are_refused_before_the_run_begins(
     with open(corpus / "train.jsonl", "a") as file:
         file.write(json.dumps(record) + "\n")
     line = refused(word_kd(corpus, store=str(served[0])), tmp_path / "run")
-    assert "lacks 1 of the 97 training pairs" in line and "score-corpus" in line
+    assert "lacks 1 of the 97 training pairs" in line
+    assert "score-corpus" in line and "--top-k 8 --temperature 1.5`" in line
 
 
 def test_a_record_damaged_later_stops_the_run_naming_the_shard(served, tiny_corpus, tmp_path):
