@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from seq2seq.batch import packed_index
+from seq2seq.batch import length_mask
 
 
 class Padded:
@@ -29,21 +29,22 @@ class Packed(Padded):
     """Real positions ``[P, D]``, row by row.
 
     Args:
-        lengths_B: int64 number of real positions of each row of the batch.
+        lengths_B: int64 number of real positions of each row of the batch, not all of them 0.
         width: of the padded layout.
     """
 
     def __init__(self, lengths_B: Tensor, width: int) -> None:
-        self._index_P = packed_index(lengths_B, width)
-        self._rows, self._width = len(lengths_B), width
+        real_BL = length_mask(lengths_B, width)
+        self._shape = real_BL.shape
+        self._index_P = real_BL.flatten().nonzero().squeeze(1)
+        self._place_N = real_BL.flatten().cumsum(0).sub_(1).clamp_(min=0)
 
     def pack(self, x_BLD: Tensor) -> Tensor:
         return x_BLD.flatten(0, 1).index_select(0, self._index_P)
 
     def lay_out(self, x: Tensor) -> Tensor:
-        """Zeros stand for padding: no real position may look at them."""
-        laid_out = x.new_zeros(self._rows * self._width, x.shape[1])
-        return laid_out.index_copy_(0, self._index_P, x).view(self._rows, self._width, -1)
+        """Copies of a real position stand for padding: finite, and not to be looked at."""
+        return x.index_select(0, self._place_N).view(*self._shape, -1)
 
 
 PADDED = Padded()

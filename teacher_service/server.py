@@ -42,6 +42,7 @@ SERVICE = teacher_pb2.DESCRIPTOR.services_by_name["TeacherService"].full_name
 Announce = Callable[[dict[str, Any]], None]
 
 _log = logging.getLogger("teacher_service")
+_SWITCH_INTERVAL_S = 1e-4
 _LOADING = "the teacher is loading its model; try again shortly"
 _DRAINING = "the teacher is shutting down; ask another replica"
 
@@ -283,6 +284,10 @@ def serve(config: ServerConfig, announce: Announce = print_event) -> None:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
+
+    # After every operation the model's thread wants the interpreter back; at Python's 5 ms it would
+    # wait out whole bursts of requests and replies.
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
 
     async def main() -> None:
         server = TeacherServer(config, announce=announce)

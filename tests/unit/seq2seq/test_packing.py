@@ -85,14 +85,15 @@ def test_padding_costs_no_products(monkeypatch):
     assert set(rows) == {sum(map(len, SOURCES)), sum(map(len, TARGETS))}
 
 
-def test_laid_out_rows_come_back_and_padding_is_zero():
-    lengths_B = torch.tensor([2, 0, 3])
-    layout = Packed(lengths_B, 3)
-    x_PD = torch.arange(1.0, 11.0).view(5, 2)
+@pytest.mark.parametrize("lengths", [[2, 0, 3], [0, 0, 1], [3, 3], [1]])
+def test_laid_out_rows_come_back_and_padding_is_finite(lengths):
+    layout = Packed(torch.tensor(lengths), 3)
+    x_PD = torch.randn(sum(lengths), 2)
     laid_out = layout.lay_out(x_PD)
-    assert laid_out.shape == (3, 3, 2)
-    assert laid_out[~length_mask(lengths_B, 3)].eq(0).all()
+    assert laid_out.shape == (len(lengths), 3, 2)
+    assert laid_out.isfinite().all()
     assert torch.equal(layout.pack(laid_out), x_PD)
+    assert torch.equal(laid_out[-1, : lengths[-1]], x_PD[-lengths[-1] :])
 
 
 def test_nothing_is_packed_for_training_or_where_nothing_is_padding():
