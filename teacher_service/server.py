@@ -27,6 +27,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from protos.teacher.v1 import teacher_pb2, teacher_pb2_grpc
 from seq2seq.errors import UserError
+from teacher_service import aio_runtime
 from teacher_service.binding import bind, forget_address, write_address
 from teacher_service.config import ServerConfig
 from teacher_service.engine import Engine, Lane
@@ -130,6 +131,7 @@ class TeacherServer:
 
     def _build(self) -> grpc.aio.Server:
         config = self._config
+        aio_runtime.keep()
         interceptors: list[grpc.aio.ServerInterceptor] = [
             StatusInterceptor(self._gate, self.metrics.call_ended)
         ]

@@ -74,7 +74,7 @@ def test_any_damage_is_refused_or_harmless(tmp_path: Path) -> None:
     """Bytes of the headers changed at random, large and negative numbers among them."""
     content = marian.binary(ITEMS, OPTIONS, int8=True)
     rng, refused = random.Random(5), 0
-    for _ in range(600):
+    for _ in range(250):
         broken = bytearray(content)
         place = rng.randrange(0, 4000)
         width = rng.choice([1, 4, 8])
@@ -83,7 +83,7 @@ def test_any_damage_is_refused_or_harmless(tmp_path: Path) -> None:
             read_binary(saved(tmp_path, bytes(broken)))
         except UserError:
             refused += 1
-    assert refused > 300
+    assert refused > 120
 
 
 @pytest.mark.parametrize(
