@@ -32,36 +32,36 @@ class Call:
 
 
 def closed_loop(address: str, calls: Sequence[Call], payload: TopKSpec, clients: int) -> float:
-    """Seconds that ``clients`` threads take for all calls, each with one in flight."""
+    """Seconds for all calls with ``clients`` of them in flight, through one shared client."""
     waiting = iter(calls)
     lock = threading.Lock()
     faults: list[BaseException] = []
 
-    def work() -> None:
-        with TeacherClient(address) as client:
-            client.model_info()
-            ready.wait()
-            while True:
-                with lock:
-                    call = next(waiting, None)
-                if call is None:
-                    return
-                try:
-                    result = client.score(call.sources, call.targets, payload)
-                    assert len(result.token_log_probs_P) == call.positions
-                except BaseException as error:
-                    faults.append(error)
-                    return
+    def work(client: TeacherClient) -> None:
+        ready.wait()
+        while True:
+            with lock:
+                call = next(waiting, None)
+            if call is None:
+                return
+            try:
+                result = client.score(call.sources, call.targets, payload)
+                assert len(result.token_log_probs_P) == call.positions
+            except BaseException as error:
+                faults.append(error)
+                return
 
-    ready = threading.Barrier(clients + 1)
-    threads = [threading.Thread(target=work) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    ready.wait()
-    begin = time.perf_counter()
-    for thread in threads:
-        thread.join()
-    seconds = time.perf_counter() - begin
+    with TeacherClient(address) as client:
+        client.model_info()
+        ready = threading.Barrier(clients + 1)
+        threads = [threading.Thread(target=work, args=(client,)) for _ in range(clients)]
+        for thread in threads:
+            thread.start()
+        ready.wait()
+        begin = time.perf_counter()
+        for thread in threads:
+            thread.join()
+        seconds = time.perf_counter() - begin
     if faults:
         raise faults[0]
     return seconds

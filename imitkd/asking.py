@@ -41,8 +41,10 @@ def connect(
     roots: Path | None = None,
     client_certificate: Path | None = None,
     client_key: Path | None = None,
+    *,
+    patience_s: float = PATIENCE_S,
 ) -> Iterator[TeacherClient]:
-    """A client for interactive use; it gives up after ``PATIENCE_S``.
+    """A client for interactive use; it gives up after ``patience_s``.
 
     Raises:
         TeacherSecretError: a token, certificate or key cannot be read.
@@ -50,8 +52,8 @@ def connect(
     shown = Credentials.read(token_file, roots, client_certificate, client_key)
     client = TeacherClient(
         address,
-        timeout_s=PATIENCE_S,
-        attempt_timeout_s=PATIENCE_S,
+        timeout_s=patience_s,
+        attempt_timeout_s=min(patience_s, 60.0),
         token=shown.token,
         root_certificates=shown.root_certificates,
         client_certificate=shown.client_certificate,

@@ -72,6 +72,11 @@ class Ensemble(Seq2SeqModel):
         parts = zip(self._members(), self._split(encoded), strict=True)
         return torch.cat([member.decode(part, inputs_BT) for member, part in parts], dim=-1)
 
+    def decode_real(self, encoded: EncoderOutput, inputs_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        parts = zip(self._members(), self._split(encoded), strict=True)
+        found = [member.decode_real(part, inputs_BT, lengths_B) for member, part in parts]
+        return torch.cat(found, dim=-1)
+
     def project(self, hidden: Tensor) -> Tensor:
         """``log p [..., V]``, float32."""
         total: Tensor | None = None

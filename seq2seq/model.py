@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn import functional
 
+from seq2seq.batch import packed_index
 from seq2seq.dropout import DropoutSource
 from seq2seq.errors import UserError
 
@@ -74,6 +75,15 @@ class Seq2SeqModel(nn.Module, ABC):
 
         What a model reads before it (see ``start_ids``) it adds by itself, here and in ``start``.
         """
+
+    def decode_real(self, encoded: EncoderOutput, inputs_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        """Hidden states ``[P, D]`` of the first ``lengths_B`` (int64) positions of each row.
+
+        As :meth:`decode` gives them, row by row; a model may leave out the work on the others.
+        """
+        hidden_BTD = self.decode(encoded, inputs_BT)
+        index_P = packed_index(lengths_B, inputs_BT.shape[1])
+        return hidden_BTD.flatten(0, 1).index_select(0, index_P)
 
     @abstractmethod
     def output_projection(self) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from seq2seq.dropout import DropoutSource
+from seq2seq.packing import Padded
 from seq2seq.transformer import DecoderLayer, EncoderDecoder, StackConfig
 from seq2seq.transformer_state import Memory, SourceState
 
@@ -111,8 +112,8 @@ class _RecurrentLayer(DecoderLayer):
         assert isinstance(config, RecurrentConfig)
         self.cell = _CELLS[config.cell](config.d_model)
 
-    def read(self, x_BTD: Tensor) -> Tensor:
-        return self.cell(x_BTD)
+    def read(self, x: Tensor, layout: Padded) -> Tensor:
+        return layout.pack(self.cell(layout.lay_out(x)))
 
     def read_one(self, x_N1D: Tensor, layer: int, state: RecurrentState) -> Tensor:
         said, state.own[layer] = self.cell.step(x_N1D.squeeze(1), state.own[layer])

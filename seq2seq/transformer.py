@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from seq2seq.batch import length_mask
 from seq2seq.dropout import DropoutSource, PooledDropout
 from seq2seq.model import DecoderState, EncoderOutput, Seq2SeqModel
+from seq2seq.packing import PADDED, Packed, Padded, packing
 from seq2seq.transformer_state import Memory, SourceState, TransformerState
 from seq2seq.vocabulary import EOS_ID, PAD_ID, START_ID
 
@@ -79,16 +80,17 @@ class _Attention(nn.Module):
         self.packed = nn.Linear(d, 3 * d if own else 2 * d)
         self.out = nn.Linear(d, d)
 
-    def split(self, x: Tensor, parts: int) -> list[Tensor]:
-        """``[B, L, parts * D]`` -> ``parts`` tensors ``[B, H, L, D / H]``."""
+    def split(self, x: Tensor, parts: int, layout: Padded = PADDED) -> list[Tensor]:
+        """``[B, L, parts * D]``, or packed -> ``parts`` tensors ``[B, H, L, D / H]``."""
+        x = layout.lay_out(x)
         b, length, width = x.shape
         x = x.view(b, length, parts, self.heads, width // (parts * self.heads))
         return list(x.permute(2, 0, 3, 1, 4))
 
-    def merge(self, x: Tensor) -> Tensor:
-        """``[B, H, L, D / H]`` -> output projection ``[B, L, D]``."""
+    def merge(self, x: Tensor, layout: Padded = PADDED) -> Tensor:
+        """``[B, H, L, D / H]`` -> output projection ``[B, L, D]``, or packed."""
         b, h, length, d = x.shape
-        return self.out(x.transpose(1, 2).reshape(b, length, h * d))
+        return self.out(layout.pack(x.transpose(1, 2).reshape(b, length, h * d)))
 
 
 class _FeedForward(nn.Module):
@@ -131,10 +133,10 @@ class _EncoderLayer(nn.Module):
         self.attention_block = _Block(config, source)
         self.feed_forward_block = _Block(config, source)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, layout: Padded = PADDED) -> Tensor:
         y = self.attention_block.before(x)
-        q, k, v = self.attention.split(self.attention.packed(y), 3)
-        y = self.attention.merge(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+        q, k, v = self.attention.split(self.attention.packed(y), 3, layout)
+        y = self.attention.merge(F.scaled_dot_product_attention(q, k, v, attn_mask=mask), layout)
         x = self.attention_block.after(x, y)
         y = self.feed_forward(self.feed_forward_block.before(x))
         return self.feed_forward_block.after(x, y)
@@ -160,32 +162,34 @@ class DecoderLayer(nn.Module, ABC):
         """Make the modules that take in what was written."""
 
     @abstractmethod
-    def read(self, x_BTD: Tensor) -> Tensor:
-        """What each position ``[B, T, D]`` takes from itself and those before it."""
+    def read(self, x: Tensor, layout: Padded) -> Tensor:
+        """What each position ``[B, T, D]``, or packed, takes from itself and those before it."""
 
     @abstractmethod
     def read_one(self, x_N1D: Tensor, layer: int, state: Any) -> Tensor:
         """The same for the newest position ``[N, 1, D]``, which ``state`` then remembers."""
 
-    def cross_keys(self, states_BSD: Tensor) -> tuple[Tensor, Tensor]:
-        k, v = self.cross_attention.split(self.cross_attention.packed(states_BSD), 2)
+    def cross_keys(self, states: Tensor, layout: Padded = PADDED) -> tuple[Tensor, Tensor]:
+        k, v = self.cross_attention.split(self.cross_attention.packed(states), 2, layout)
         return k, v
 
-    def _cross_query(self, x: Tensor) -> Tensor:
+    def _cross_query(self, x: Tensor, layout: Padded = PADDED) -> Tensor:
         assert self.cross_attention.query is not None
         query = self.cross_attention.query(self.cross_block.before(x))
-        return self.cross_attention.split(query, 1)[0]
+        return self.cross_attention.split(query, 1, layout)[0]
 
-    def _feed(self, x: Tensor, attended: Tensor) -> Tensor:
+    def _feed(self, x: Tensor, attended: Tensor, layout: Padded = PADDED) -> Tensor:
         """What follows cross-attention."""
-        x = self.cross_block.after(x, self.cross_attention.merge(attended))
+        x = self.cross_block.after(x, self.cross_attention.merge(attended, layout))
         y = self.feed_forward(self.feed_forward_block.before(x))
         return self.feed_forward_block.after(x, y)
 
-    def forward(self, x: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        x = self.self_block.after(x, self.read(self.self_block.before(x)))
-        q = self._cross_query(x)
-        return self._feed(x, F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+    def forward(
+        self, x: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, layout: Padded = PADDED
+    ) -> Tensor:
+        x = self.self_block.after(x, self.read(self.self_block.before(x), layout))
+        q = self._cross_query(x, layout)
+        return self._feed(x, F.scaled_dot_product_attention(q, k, v, attn_mask=mask), layout)
 
     def step(self, x: Tensor, layer: int, state: SourceState) -> Tensor:
         """``x [N, 1, D]`` of the newest position."""
@@ -200,10 +204,11 @@ class _SelfAttentionLayer(DecoderLayer):
     def _make_own(self, config: StackConfig) -> None:
         self.self_attention = _Attention(config, own=True)
 
-    def read(self, x_BTD: Tensor) -> Tensor:
-        q, k, v = self.self_attention.split(self.self_attention.packed(x_BTD), 3)
+    def read(self, x: Tensor, layout: Padded) -> Tensor:
+        q, k, v = self.self_attention.split(self.self_attention.packed(x), 3, layout)
         # Targets are padded at their ends only: the causal mask already hides all padding.
-        return self.self_attention.merge(F.scaled_dot_product_attention(q, k, v, is_causal=True))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.self_attention.merge(y, layout)
 
     def read_one(self, x_N1D: Tensor, layer: int, state: TransformerState) -> Tensor:
         q, k, v = self.self_attention.split(self.self_attention.packed(x_N1D), 3)
@@ -264,17 +269,31 @@ class EncoderDecoder(Seq2SeqModel):
         return self.dropout(torch.add(positions, self.embedding(ids), alpha=self._scale))
 
     def encode(self, source_BS: Tensor, lengths_B: Tensor) -> EncoderOutput:
-        x = self._embed(source_BS)
-        mask = _key_mask(lengths_B, source_BS.shape[1])
+        width = source_BS.shape[1]
+        layout = packing(lengths_B, width, self.training)
+        x = layout.pack(self._embed(source_BS))
+        mask = _key_mask(lengths_B, width)
         for layer in self.encoder_layers:
-            x = layer(x, mask)
-        return EncoderOutput(self.encoder_norm(x), lengths_B)
+            x = layer(x, mask, layout)
+        return EncoderOutput(layout.lay_out(self.encoder_norm(x)), lengths_B)
 
     def decode(self, encoded: EncoderOutput, inputs_BT: Tensor) -> Tensor:
-        x = self._embed(inputs_BT)
+        return self._decode(encoded, inputs_BT, PADDED, PADDED)
+
+    def decode_real(self, encoded: EncoderOutput, inputs_BT: Tensor, lengths_B: Tensor) -> Tensor:
+        width = encoded.states_BSD.shape[1]
+        sources = packing(encoded.lengths_B, width, self.training)
+        return self._decode(encoded, inputs_BT, sources, Packed(lengths_B, inputs_BT.shape[1]))
+
+    def _decode(
+        self, encoded: EncoderOutput, inputs_BT: Tensor, sources: Padded, targets: Padded
+    ) -> Tensor:
+        """Hidden states in the layout of the targets."""
+        x = targets.pack(self._embed(inputs_BT))
+        states = sources.pack(encoded.states_BSD)
         mask = _key_mask(encoded.lengths_B, encoded.states_BSD.shape[1])
         for layer in self._decoder():
-            x = layer(x, *layer.cross_keys(encoded.states_BSD), mask)
+            x = layer(x, *layer.cross_keys(states, sources), mask, targets)
         return self.decoder_norm(x)
 
     def output_projection(self) -> tuple[Tensor, Tensor]:

@@ -203,11 +203,12 @@ class OptimiserConfig(_Section):
 
 
 class TeacherConfig(_Section):
-    """Where the teacher answers.
+    """Where the teacher answers: from one or more addresses, or from a score store.
 
     Attributes:
         address: host:port, unix:path or file:/path of the scoring service; a list, or several with
             commas between, where replicas serve it.
+        store: directory that `imitkd teacher score-corpus` wrote; nothing is served then.
         timeout_s: past it a call that found no teacher stops the run with everything saved.
         revision: the weights that must answer, all through the run; unset: those that answer when
             it begins.
@@ -216,7 +217,8 @@ class TeacherConfig(_Section):
         client_certificate, client_key: files for a service that asks callers for a certificate.
     """
 
-    address: tuple[str, ...]
+    address: tuple[str, ...] | None = None
+    store: Path | None = None
     attempt_timeout_s: float = Field(60.0, gt=0)
     timeout_s: float = Field(300.0, gt=0)
     revision: str | None = None
@@ -232,11 +234,21 @@ class TeacherConfig(_Section):
 
     @field_validator("address")
     @classmethod
-    def _written(cls, address: tuple[str, ...]) -> tuple[str, ...]:
+    def _written(cls, address: tuple[str, ...] | None) -> tuple[str, ...] | None:
         try:
-            return written_addresses(address)
+            return None if address is None else written_addresses(address)
         except TeacherRefused as error:
             raise ValueError(str(error)) from error
+
+    @model_validator(mode="after")
+    def _one(self) -> TeacherConfig:
+        # Not both: pairs that a store lacks would quietly go to the network.
+        if (self.address is None) == (self.store is None):
+            raise ValueError(
+                "give either 'address' (a serving teacher) or 'store' (a score store); the other "
+                "one may be null"
+            )
+        return self
 
 
 class ValidationConfig(_Section):
@@ -300,7 +312,23 @@ class RunConfig(_Section):
             raise ValueError(f"model.{fixed[0]} follows from the vocabulary; remove it")
         if self.vocabulary.served and self.teacher is None:
             raise ValueError("vocabulary.served needs a 'teacher' section with an address")
+        if self.teacher is not None and self.teacher.store is not None:
+            self._check_fixed()
         return self
+
+    def _check_fixed(self) -> None:
+        """A score store answers about fixed pairs alone."""
+        if self.student_writes:
+            raise ValueError(
+                f"method {self.method} has the student write new targets, which no teacher.store "
+                "holds; give teacher.address instead, or use method word-kd"
+            )
+        if self.method != "vanilla" and self.corpus.source_candidates > 1:
+            raise ValueError(
+                f"corpus.source_candidates={self.corpus.source_candidates} draws other sources "
+                "every epoch, and a teacher.store holds one of each; set it to 1 or give "
+                "teacher.address instead"
+            )
 
     def pinned_to(self, revision: str | None) -> RunConfig:
         """The same run, in which every request names the teacher's revision."""

@@ -15,7 +15,7 @@ from student_trainer.config import RunConfig
 from student_trainer.mixing import keeps_reference
 from student_trainer.types import Ragged, ScoredShard, ShardTask, Teacher, TeacherLabels, Weights
 from student_trainer.writers import Writer
-from teacher_service.codec import Argmax, ArgmaxSpec, TopK, TopKSpec
+from teacher_service.codec import Argmax, ArgmaxSpec, PayloadRequest, TopK, TopKSpec
 from teacher_service.errors import TeacherError
 
 _SEGMENTS = 0x73656773
@@ -141,17 +141,20 @@ class RolloutWorker:
         if not asked.any():
             return None
         assert self._teacher is not None
-        loss = self._config.loss
-        best_only = self._config.method == "imitkd"
         result = self._teacher.score(
             [s for s, a in zip(sources, asked, strict=True) if a],
             [t for t, a in zip(targets, asked, strict=True) if a],
-            ArgmaxSpec() if best_only else TopKSpec(loss.top_k),
-            temperature=loss.temperature,
+            asked_payload(self._config),
+            temperature=self._config.loss.temperature,
         )
         lengths = np.array([len(t) for t in targets])
         positions = np.repeat(asked, lengths).nonzero()[0]
         return _labels(positions, result.payload)
+
+
+def asked_payload(config: RunConfig) -> PayloadRequest:
+    """What the teacher is asked for about each position."""
+    return ArgmaxSpec() if config.method == "imitkd" else TopKSpec(config.loss.top_k)
 
 
 def _labels(positions: np.ndarray, payload: object) -> TeacherLabels:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Protocol
 
 from seq2seq.vocabulary import Vocabulary, load_vocabulary
-from teacher_service.client import TeacherClient
 
 
-def served_vocabulary(teacher: TeacherClient) -> Vocabulary:
+class HasArtifacts(Protocol):
+    """The part of a teacher client, or of a score store in its place, that has files."""
+
+    def artifact(self, kind: str = "tokenizer") -> dict[str, bytes]:
+        """Files by their relative names."""
+
+
+def served_vocabulary(teacher: HasArtifacts) -> Vocabulary:
     """The teacher's tokenizer, fetched as an artefact and checked by its fingerprint.
 
     Raises:

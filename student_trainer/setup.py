@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,16 @@ from seq2seq.vocabulary import SentencePieceVocabulary, Vocabulary, load_vocabul
 from student_trainer.config import InitialiseConfig, RunConfig, TeacherConfig
 from student_trainer.determinism import prepare_process
 from student_trainer.learner import Learner
-from student_trainer.rollout_worker import RolloutWorker
+from student_trainer.rollout_worker import RolloutWorker, asked_payload
 from student_trainer.run_directory import RunDirectory
 from student_trainer.served_vocabulary import served_vocabulary
+from student_trainer.stored_scores import require_pairs
 from student_trainer.writers import make_writer
 from teacher_service.channel import Credentials
 from teacher_service.client import TeacherClient
+from teacher_service.score_store.stored_teacher import StoredTeacher
+
+AnyTeacher = TeacherClient | StoredTeacher
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ def make_vocabulary(config: RunConfig) -> Vocabulary:
         return load_model_vocabulary(config.vocabulary.from_)
     if config.vocabulary.served:
         assert config.teacher is not None
-        with _client(config.teacher, None) as teacher:
+        with contextlib.closing(_teacher(config.teacher, None)) as teacher:
             return served_vocabulary(teacher)
     assert config.vocabulary.size is not None
     examples = _training_examples(config)
@@ -155,13 +160,16 @@ def build_limits(config: RunConfig) -> tuple[int, int]:
 
 
 def make_worker(
-    config: RunConfig, vocabulary: Vocabulary, data: TrainingData, teacher: TeacherClient | None
+    config: RunConfig, vocabulary: Vocabulary, data: TrainingData, teacher: AnyTeacher | None
 ) -> RolloutWorker:
     """A worker with a student of its own; its weights come with the first version.
 
     Raises:
         UserError: the engine of ``rollout.engine`` is not there.
+        TeacherStoreError: a score store lacks pairs of the training data.
     """
+    if isinstance(teacher, StoredTeacher):
+        require_pairs(teacher, data.split, config.corpus.path)
     prepare_process(config.deterministic)
     blank = config.model_copy(update={"initialise": None})
     writer = None
@@ -194,18 +202,32 @@ def validation_examples(config: RunConfig) -> list[Example]:
     return examples
 
 
-def make_teacher(config: RunConfig, vocabulary: Vocabulary) -> TeacherClient | None:
-    """A client that refuses a teacher of another vocabulary; None where no teacher is asked.
+def make_teacher(config: RunConfig, vocabulary: Vocabulary) -> AnyTeacher | None:
+    """A client, or a store in its place, that refuses a teacher of another vocabulary; None where
+    no teacher is asked.
 
     Raises:
         TeacherSecretError: a token, certificate or key cannot be read.
+        TeacherStoreError, TeacherMismatch: a store that cannot be read, or of other scores.
     """
     if config.method == "vanilla" or config.teacher is None:
         return None
-    return _client(config.teacher, vocabulary.fingerprint)
+    teacher = _teacher(config.teacher, vocabulary.fingerprint)
+    if isinstance(teacher, StoredTeacher):
+        teacher.check_question(asked_payload(config), config.loss.temperature)
+    return teacher
+
+
+def _teacher(settings: TeacherConfig, fingerprint: str | None) -> AnyTeacher:
+    if settings.store is None:
+        return _client(settings, fingerprint)
+    return StoredTeacher(
+        settings.store, expected_fingerprint=fingerprint, expected_revision=settings.revision
+    )
 
 
 def _client(settings: TeacherConfig, fingerprint: str | None) -> TeacherClient:
+    assert settings.address is not None
     credentials = Credentials.read(
         settings.token_file,
         settings.root_certificates,

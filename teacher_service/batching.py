@@ -44,7 +44,7 @@ class BatchLimits:
     """
 
     batch_tokens: int
-    overhead_tokens: int = 256
+    overhead_tokens: int = 512
     lookahead: int = 256
     max_skips: int = 4
     max_delay_s: float = 0.0

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from teacher_service import aio_runtime
 from teacher_service.addresses import Endpoint
 from teacher_service.errors import TeacherSecretError
 from teacher_service.secret_files import read_secret, read_token
@@ -105,6 +106,7 @@ def channel_arguments(
 
 def open_aio_channel(endpoint: Endpoint, credentials: Credentials) -> grpc.aio.Channel:
     """An asyncio channel of the running loop; connects on first use."""
+    aio_runtime.keep()
     secured, options = channel_arguments(credentials, endpoint.host)
     if secured is None:
         return grpc.aio.insecure_channel(endpoint.target, options=options)

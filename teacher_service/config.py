@@ -31,7 +31,7 @@ class ServerConfig(BaseModel):
     threads: int | None = Field(None, ge=1)
 
     batch_tokens: int = Field(4096, ge=2)
-    overhead_tokens: int = Field(256, ge=0)
+    overhead_tokens: int = Field(512, ge=0)
     lookahead: int = Field(256, ge=1)
     max_skips: int = Field(4, ge=1)
     max_delay_ms: float = Field(0.0, ge=0)

@@ -69,8 +69,8 @@ class Engine:
     """Owns lanes, lock and thread.
 
     Args:
-        report: told of every batch before its results are delivered, and of what is dropped, on
-            the thread that did it.
+        report: told of every batch whose results were delivered, and of what is dropped, on the
+            thread that did it.
 
     ``submit`` and ``close`` may be called from any thread. ``deliver`` of a request is called on
     the engine's thread, with a list of outcomes, as often as there are batches with entries of it.
@@ -169,8 +169,8 @@ class Engine:
                     pace = sum(entry.tokens for entry in batch.entries) / spent
                     weight = 0.2 if lane.tokens_per_s else 1.0
                     lane.tokens_per_s += weight * (pace - lane.tokens_per_s)
-            self._report(_report(lane.name, batch.entries, done, taken_at, spent))
             _deliver(done)
+            self._report(_report(lane.name, batch.entries, done, taken_at, spent))
         return 0.0
 
     def _loop(self) -> None:

@@ -34,6 +34,10 @@ class TeacherSecretError(TeacherError):
     """A token, certificate or key cannot be read, or one that another needs is missing."""
 
 
+class TeacherStoreError(TeacherError):
+    """A score store cannot be read or written, is damaged, or lacks what is asked for."""
+
+
 class TeacherFailed(TeacherError):
     """The model failed or its output was not finite; the server's log has the detail."""
 

@@ -56,6 +56,15 @@ class Pending:
             Expired: the time is up.
             Refusal: what became of it instead.
         """
+        outcome = self._outcomes[index]
+        if outcome is None:
+            outcome = await self._awaited(index)
+        if outcome.error is not None:
+            raise outcome.error
+        self._outcomes[index] = None
+        return outcome.value
+
+    async def _awaited(self, index: int) -> Outcome:
         try:
             async with asyncio.timeout_at(self._deadline):
                 while (outcome := self._outcomes[index]) is None:
@@ -66,10 +75,7 @@ class Pending:
                 f"no answer within {self.timeout_s:.3g} s; allow more time, send less at once or "
                 "add a replica"
             ) from None
-        if outcome.error is not None:
-            raise outcome.error
-        self._outcomes[index] = None
-        return outcome.value
+        return outcome
 
     async def values(self) -> list[Any]:
         """All results in order; see :meth:`value`."""

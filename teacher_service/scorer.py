@@ -60,8 +60,8 @@ class Scorer:
         index_P = packed_index(lengths_B, targets_BT.shape[1])
         if len(index_P):
             encoded = self.encoder.encode([item.source for item in items])
-            hidden_BTD = model.decode(encoded, decoder_inputs(targets_BT, config.start_id))
-            hidden_PD = hidden_BTD.flatten(0, 1).index_select(0, index_P)
+            inputs_BT = decoder_inputs(targets_BT, config.start_id)
+            hidden_PD = model.decode_real(encoded, inputs_BT, lengths_B)
         else:
             hidden_PD = torch.zeros((0, config.d_model), device=model.device)
         packed = self._payload(

@@ -27,6 +27,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from protos.teacher.v1 import teacher_pb2, teacher_pb2_grpc
 from seq2seq.errors import UserError
+from teacher_service import aio_runtime
 from teacher_service.binding import bind, forget_address, write_address
 from teacher_service.config import ServerConfig
 from teacher_service.engine import Engine, Lane
@@ -41,6 +42,7 @@ SERVICE = teacher_pb2.DESCRIPTOR.services_by_name["TeacherService"].full_name
 Announce = Callable[[dict[str, Any]], None]
 
 _log = logging.getLogger("teacher_service")
+_SWITCH_INTERVAL_S = 1e-4
 _LOADING = "the teacher is loading its model; try again shortly"
 _DRAINING = "the teacher is shutting down; ask another replica"
 
@@ -129,6 +131,7 @@ class TeacherServer:
 
     def _build(self) -> grpc.aio.Server:
         config = self._config
+        aio_runtime.keep()
         interceptors: list[grpc.aio.ServerInterceptor] = [
             StatusInterceptor(self._gate, self.metrics.call_ended)
         ]
@@ -281,6 +284,10 @@ def serve(config: ServerConfig, announce: Announce = print_event) -> None:
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
     )
+
+    # After every operation the model's thread wants the interpreter back; at Python's 5 ms it would
+    # wait out whole bursts of requests and replies.
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
 
     async def main() -> None:
         server = TeacherServer(config, announce=announce)

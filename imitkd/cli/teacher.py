@@ -84,6 +84,56 @@ def score(
         print_scores(score_text(client, source, target, top_k, temperature), as_json)
 
 
+@app.command("score-corpus")
+def score_corpus(
+    corpus: Annotated[Path, typer.Argument(help="Corpus directory.")],
+    out: Annotated[Path, typer.Option(help="Score store to write, or to go on with.")],
+    split: Annotated[str, typer.Option(help="Split to score.")] = "train",
+    top_k: Annotated[int, typer.Option(min=1, help="Candidates kept at each position.")] = 64,
+    temperature: Annotated[
+        float, typer.Option(min=0.01, max=100, help="Of the distributions.")
+    ] = 1.0,
+    sentences: Annotated[
+        int | None, typer.Option(min=1, help="The first so many; default all.")
+    ] = None,
+    address: Address = _ADDRESS,
+    token_file: TokenFile = None,
+    roots: Roots = None,
+    client_certificate: Certificate = None,
+    client_key: Key = None,
+) -> None:
+    """Score every pair of a corpus split, and keep the scores for training without a teacher.
+
+    A training configuration names them: teacher: {store: OUT}. Pairs that OUT has already are not
+    asked for again, so a command that was ended goes on from there.
+    """
+    from rich.console import Console
+
+    from imitkd.asking import connect
+    from imitkd.score_corpus import score_corpus as run
+    from teacher_service.codec import TopKSpec
+
+    with connect(
+        address, token_file, roots, client_certificate, client_key, patience_s=300
+    ) as client:
+        done = run(
+            client,
+            corpus,
+            split,
+            out,
+            TopKSpec(top_k),
+            temperature,
+            sentences=sentences,
+            console=Console(stderr=True),
+        )
+    typer.echo(f"{out}: {done.line()}")
+    if done.left_out:
+        typer.echo(
+            f"{done.left_out:,} sentences are longer than the teacher takes and were left out",
+            err=True,
+        )
+
+
 @app.command()
 def generate(
     beam: Annotated[int, typer.Option(min=1, help="Beam size; 1 is greedy.")] = 1,

@@ -354,8 +354,8 @@ def test_non_finite_output_is_internal_never_a_payload(model_dir):
 
 def test_states_beyond_half_precision_are_internal_with_the_remedy(model_dir):
     def stretch(model: LocalModel) -> LocalModel:
-        decode = model._model.decode
-        model._model.decode = lambda *given: decode(*given) * 1e5  # type: ignore[method-assign]
+        decode = model._model.decode_real
+        model._model.decode_real = lambda *given: decode(*given) * 1e5  # type: ignore[method-assign]
         return model
 
     with serving(tiny_config(model_dir), stretch) as server:

@@ -87,8 +87,9 @@ def packages(names: Iterator[str] | frozenset[str]) -> set[str]:
 
 @cache
 def client_side() -> frozenset[str]:
-    """The modules of teacher_service that its codec and client reach."""
+    """The modules of teacher_service that its codec, client and score store reach."""
     found, waiting = set(), ["teacher_service.client", "teacher_service.codec"]
+    waiting += [m for m in sources() if m.startswith("teacher_service.score_store")]
     while waiting:
         module = waiting.pop()
         if module in sources() and module not in found:

@@ -68,6 +68,30 @@ def test_what_is_wrong_with_a_value_is_said_with_the_value(write, override, expe
     assert expected in refused(write(), override)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["method=imitkd"], "method imitkd has the student write"),
+        (["method=imitkd-full"], "teacher.address instead"),
+        (["method=word-kd", "corpus.source_candidates=4"], "corpus.source_candidates=4 draws"),
+        (["method=word-kd", "teacher.address=there:1"], "either 'address'"),
+        (["teacher.store=null"], "either 'address'"),
+        (["teacher={timeout_s: 3}"], "either 'address'"),
+    ],
+)
+def test_a_score_store_is_for_fixed_pairs_and_alone(write, overrides, expected):
+    assert expected in refused(write(teacher={"store": "scores"}), *overrides)
+
+
+def test_a_score_store_takes_the_place_of_an_address(write):
+    file = write(method="word-kd", teacher={"address": "there:1"})
+    config = load_config(file, ["teacher.address=null", "teacher.store=scores"])
+    assert config.teacher is not None
+    assert (config.teacher.address, config.teacher.store) == (None, Path("scores"))
+    again = yaml.safe_load(dump_config(config))
+    assert RunConfig(**again) == config
+
+
 def test_all_faults_come_at_once(write):
     message = refused(write(), "workers=0", "seed=-1", "colour=red")
     assert all(part in message for part in ("workers", "seed", "'colour'"))
