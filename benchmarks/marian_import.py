@@ -16,7 +16,6 @@ import re
 import shutil
 import struct
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -115,21 +114,14 @@ def _is_sentence(text: str) -> bool:
 def _compare(folder: Path, one: _Set) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         output = Path(scratch) / "teacher"
-        begin = time.perf_counter()
         import_marian(find_files(folder), output, name=one.direction, max_length=512)
-        import_s = time.perf_counter() - begin
         directory = load_model_directory(output)
-        begin = time.perf_counter()
         ours = translate(directory.model, directory.vocabulary, one.sources, limit=LIMIT)
-        ours_s = time.perf_counter() - begin
-    engine, engine_s = _engine(folder, one.sources)
+    engine = _engine(folder, one.sources)
     with _open_list(folder) as opened:
-        free, _ = _engine(opened, one.sources[:OPEN])
+        free = _engine(opened, one.sources[:OPEN])
     found: dict[str, Any] = {
         "sentences": len(one.sources),
-        "import_s": import_s,
-        "ours_s": ours_s,
-        "engine_s": engine_s,
         "chrf": score_translations(ours, [[e] for e in engine]).chrf,
         "equal": _equal(ours, engine),
         "differences": _differences(one.sources, ours, engine)[:8],
@@ -147,12 +139,10 @@ def _compare(folder: Path, one: _Set) -> dict[str, Any]:
     return found
 
 
-def _engine(folder: Path, sources: list[str]) -> tuple[list[str], float]:
-    """What the package's engine writes, before its Python layer edits it, and seconds."""
+def _engine(folder: Path, sources: list[str]) -> list[str]:
+    """What the package's engine writes, before its Python layer edits it."""
     engine = importlib.import_module(f"{PACKAGE}._native").NativeDirection(str(folder))
-    begin = time.perf_counter()
-    found = [engine.translate(source) for source in sources]
-    return found, time.perf_counter() - begin
+    return [engine.translate(source) for source in sources]
 
 
 @contextmanager
