@@ -146,7 +146,6 @@ class TeacherClient:
         for call in calls:
             call.cancel()
         loop.submit(self._client.close()).result()
-        loop.give_back()
 
     def __enter__(self) -> TeacherClient:
         return self
@@ -168,7 +167,7 @@ class TeacherClient:
             if self._closed:
                 raise TeacherUnavailable(f"{self.address}: the client was closed")
             if self._loop is None:
-                self._loop = LoopThread.borrow()
+                self._loop = LoopThread.shared()
             if not self._loop.alive:
                 raise TeacherUnavailable(
                     f"{self.address}: the client was made in another process; build one in each"

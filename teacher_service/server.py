@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any
 from wsgiref.simple_server import WSGIServer
@@ -32,6 +33,7 @@ from teacher_service.binding import bind, forget_address, write_address
 from teacher_service.config import ServerConfig
 from teacher_service.engine import Engine, Lane
 from teacher_service.interceptors import Gate, StatusInterceptor, TokenInterceptor
+from teacher_service.loop_thread import LoopThread
 from teacher_service.metrics import Metrics, serve_metrics
 from teacher_service.refusals import NonFiniteOutput
 from teacher_service.secret_files import read_token
@@ -300,7 +302,7 @@ def serve(config: ServerConfig, announce: Announce = print_event) -> None:
 
 
 class ServerThread:
-    """A server in a thread of this process, as a context manager: for notebooks and tests.
+    """A server beside other work in this process, as a context manager: for notebooks and tests.
 
     Attributes:
         address: bound address, known inside the ``with`` block.
@@ -313,18 +315,19 @@ class ServerThread:
         self._config = config
         self._load = load
         self._listening = threading.Event()
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._main, name="teacher-server", daemon=True)
+        self._ended: Future[None]
         self.address = ""
         self.events: list[dict[str, Any]] = []
         self.server: TeacherServer
         self._loop: asyncio.AbstractEventLoop
 
     def __enter__(self) -> ServerThread:
-        self._thread.start()
+        self._ended = LoopThread.shared().submit(self._run())
+        # Also set where it ends before it listens.
+        self._ended.add_done_callback(lambda _: self._listening.set())
         self._listening.wait()
-        if self._error is not None:
-            raise self._error
+        if self._ended.done():
+            self._ended.result()
         return self
 
     def __exit__(
@@ -334,22 +337,13 @@ class ServerThread:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
-        self._thread.join()
-        if error is None and self._error is not None:
-            raise self._error
+        failure = self._ended.exception()
+        if error is None and failure is not None:
+            raise failure
 
     def stop(self) -> None:
         """Begin to drain; the block's end waits for it."""
-        with contextlib.suppress(RuntimeError):  # it has ended by itself
-            self._loop.call_soon_threadsafe(self.server.stop)
-
-    def _main(self) -> None:
-        try:
-            asyncio.run(self._run())
-        except Exception as error:  # raised again in the thread that owns the block
-            self._error = error
-        finally:
-            self._listening.set()
+        self._loop.call_soon_threadsafe(self.server.stop)
 
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()

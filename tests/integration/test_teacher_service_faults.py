@@ -262,7 +262,8 @@ def test_a_full_queue_pushes_back_and_the_client_comes_again(model_dir):
             async def sleep(seconds: float) -> None:
                 waits.append(seconds)
                 model.open.set()
-                first.result(10), second.result(10)
+                # The server is on this loop as well.
+                await asyncio.to_thread(lambda: (first.result(10), second.result(10)))
                 await asyncio.sleep(seconds)
 
             with TeacherClient(server.address, sleep=sleep) as client:
@@ -434,7 +435,7 @@ def test_a_call_rides_out_a_restart_of_the_teacher(model_dir):
     async def sleep(seconds: float) -> None:
         if not restarted:
             restarted.append(ServerThread(config.model_copy(update={"address": address})))
-            restarted[0].__enter__()
+            await asyncio.to_thread(restarted[0].__enter__)
         await asyncio.sleep(seconds)
 
     try:

@@ -223,8 +223,7 @@ def test_a_stop_while_idle_ends_at_once(model_dir):
         with TeacherClient(server.address) as client:
             client.wait_ready(30)
             server.stop()
-            server._thread.join(10)
-            assert not server._thread.is_alive()
+            server._ended.result(10)
     assert server.events[-2:] == [{"event": "draining", "inside": 0}, {"event": "stopped"}]
 
 
