@@ -55,3 +55,10 @@ def score_translations(hypotheses: Sequence[str], references: Sequence[Sequence[
     return Scores(
         bleu_score.score, chrf_score.score, str(bleu.get_signature()), str(chrf.get_signature())
     )
+
+
+def sentence_bleu(hypothesis: str, references: Sequence[str]) -> float:
+    """sacreBLEU of one sentence in percent; n-gram orders it is too short for do not count."""
+    from sacrebleu.metrics import BLEU
+
+    return BLEU(effective_order=True).sentence_score(hypothesis, list(references)).score

@@ -25,7 +25,9 @@ class TrainingBatch:
         target_BT: what the decoder reads, once shifted.
         index_P: int64, where in ``[B * T]`` each loss position lies.
         target_P: int64 targets of the loss positions.
-        ids_QK, log_probs_QK, tail_log_mass_Q: what the teacher said at the scored ones.
+        ids_QK, log_probs_QK, tail_log_mass_Q, token_log_probs_Q, states_QD: what the teacher said
+            at the scored ones, as in :class:`~student_trainer.types.TeacherLabels`; what it was not
+            asked for has no columns (or, a single number, no rows).
     """
 
     source_BS: Tensor
@@ -36,6 +38,8 @@ class TrainingBatch:
     ids_QK: Tensor
     log_probs_QK: Tensor
     tail_log_mass_Q: Tensor
+    token_log_probs_Q: Tensor
+    states_QD: Tensor
 
     @property
     def positions(self) -> int:
@@ -86,14 +90,12 @@ def _joined(
     source_BS, source_lengths_B = pad_sequences(sources, pad_id, device)
     targets = [row for s in shards for row in s.targets.rows()]
     target_BT, _ = pad_sequences(targets, pad_id, device)
-    scored, ids, log_probs, tails = [], [], [], []
+    scored, labels = [], []
     offset = 0
     for shard in shards:
         if shard.labels is not None:
             scored.append(shard.labels.positions + offset)
-            ids.append(shard.labels.ids_QK)
-            log_probs.append(shard.labels.log_probs_QK)
-            tails.append(shard.labels.tail_log_mass_Q)
+            labels.append(shard.labels)
         offset += shard.positions
     order_P = _scored_first(scored, offset)
     places = [b * target_BT.shape[1] + np.arange(len(row)) for b, row in enumerate(targets)]
@@ -103,9 +105,16 @@ def _joined(
         target_BT,
         _join(places, np.int64, (0,), "cpu")[order_P].to(device),
         _join([s.targets.ids_P for s in shards], np.int64, (0,), "cpu")[order_P].to(device),
-        _join(ids, np.int64, (0, 1), device),
-        _join(log_probs, np.float32, (0, 1), device),
-        _join(tails, np.float32, (0,), device),
+        _join([x.ids_QK for x in labels], np.int64, (0, 1), device),
+        _join([x.log_probs_QK for x in labels], np.float32, (0, 1), device),
+        _join([x.tail_log_mass_Q for x in labels], np.float32, (0,), device),
+        _join(
+            [x.token_log_probs_Q for x in labels if x.token_log_probs_Q is not None],
+            np.float32,
+            (0,),
+            device,
+        ),
+        _join([x.states_QD for x in labels if x.states_QD is not None], np.float32, (0, 0), device),
     )
 
 

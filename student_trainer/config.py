@@ -22,12 +22,19 @@ from pydantic import (
 
 from seq2seq.errors import UserError
 from seq2seq.model import describe
+from student_trainer.methods import (
+    METHODS,
+    Divergence,
+    Method,
+    MethodSpec,
+    Payload,
+    effective_divergence,
+    payloads_for,
+)
 from teacher_service.addresses import written_addresses
 from teacher_service.errors import TeacherRefused
 
-Method = Literal["vanilla", "word-kd", "imitkd", "imitkd-full"]
 Precision = Literal["fp32", "bf16"]
-IMITATION: tuple[Method, ...] = ("imitkd", "imitkd-full")
 
 
 class _Section(BaseModel):
@@ -39,11 +46,14 @@ class CorpusConfig(_Section):
 
     Attributes:
         path: a prepared corpus directory.
+        distilled: directory with the teacher's hypotheses for the training sources
+            (`imitkd data distil`); unset: those of ``path``, if it is such a one itself.
         sentences: use only the first so many training pairs (the low-data setting).
         source_candidates: n-best size of source subword regularisation; 1 turns it off.
     """
 
     path: Path
+    distilled: Path | None = None
     sentences: int | None = Field(None, ge=1)
     source_candidates: int = Field(1, ge=1)
     source_alpha: float = Field(0.2, gt=0)
@@ -73,17 +83,18 @@ class VocabularyConfig(_Section):
 
 
 class InitialiseConfig(_Section):
-    """Layers of another model to start from; the embeddings come along.
+    """Another model to start from: the whole of it, or chosen layers; embeddings come along.
 
     Attributes:
         from_: a model directory of the same width and vocabulary.
-        encoder_layers: for each encoder layer of the new model, the layer it copies (from 0).
+        encoder_layers: for each encoder layer of the new model, the layer it copies (from 0);
+            unset: all, each from its like.
         decoder_layers: likewise for the decoder.
     """
 
     from_: Path = Field(alias="from")
-    encoder_layers: tuple[int, ...]
-    decoder_layers: tuple[int, ...]
+    encoder_layers: tuple[int, ...] | None = None
+    decoder_layers: tuple[int, ...] | None = None
 
 
 class LossConfig(_Section):
@@ -91,18 +102,29 @@ class LossConfig(_Section):
 
     Attributes:
         label_smoothing: of cross-entropy on references.
-        top_k: candidates in the teacher's distribution ("+ Full", approximated).
+        divergence: between teacher and student, under methods that leave it open.
+        jsd_beta: of ``jsd``; 0 is the forward KL, 1 the reverse KL.
+        skew_alpha: of ``skew-kl`` and ``reverse-skew-kl``.
+        payload: what the teacher is asked for; unset: the cheapest that feeds the loss.
+        top_k: candidates in the teacher's distribution ("+ Full", approximated), or of the student
+            under payload ``candidates``.
         tail: ``bucket`` keeps the rest of the vocabulary as one class, ``renormalised`` spreads
             its mass over the candidates (the published code's top-k option).
         temperature: of the teacher's distribution.
+        student_temperature: of the student's, where it is compared with the teacher's.
         teacher_labels_on_data_rows: under ``imitkd`` rows that keep their reference take the
             teacher's arg-max too; the published code leaves them their own labels.
     """
 
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+    divergence: Divergence = "forward-kl"
+    jsd_beta: float = Field(0.5, ge=0.0, le=1.0)
+    skew_alpha: float = Field(0.1, ge=0.0, lt=1.0)
+    payload: Payload | None = None
     top_k: int = Field(64, ge=1)
     tail: Literal["bucket", "renormalised"] = "bucket"
     temperature: float = Field(1.0, gt=0)
+    student_temperature: float = Field(1.0, gt=0)
     teacher_labels_on_data_rows: bool = False
 
 
@@ -115,6 +137,7 @@ class MixingConfig(_Section):
         final: of ``linear``: beta falls from 1 to it.
         value: of ``constant``.
         warmup: share of the run with beta = 1 before the schedule begins.
+        lambda_: GKD's share of student-written rows: beta = 1 - lambda throughout, and no schedule.
     """
 
     schedule: Literal["exponential", "linear", "reverse-sigmoid", "constant"] = "exponential"
@@ -122,6 +145,29 @@ class MixingConfig(_Section):
     final: float = Field(0.005, ge=0.0, le=1.0)
     value: float = Field(1.0, ge=0.0, le=1.0)
     warmup: float = Field(0.0, ge=0.0, lt=1.0)
+    lambda_: float | None = Field(None, alias="lambda", ge=0.0, le=1.0)
+
+    @property
+    def keeps_no_reference(self) -> bool:
+        """Whether every row of the run is replaced by the student's text."""
+        never = self.schedule == "constant" and self.value == 0.0 and self.warmup == 0.0
+        return self.lambda_ == 1.0 or (self.lambda_ is None and never)
+
+
+class PoolConfig(_Section):
+    """Student-written rows kept at the learner beyond their batch, labels and all.
+
+    Attributes:
+        rows: at most so many; the oldest go first.
+        fresh: of ``replay``: share of the student's rows written anew at the first step; it rises
+            linearly to 1 at the last, the others are drawn from the pool.
+        confidence: of ``aggregation``: a student's sentence counts only where the probability of
+            the teacher's arg-max, averaged over it, is above this; else the row keeps its data.
+    """
+
+    rows: int = Field(8192, ge=1)
+    fresh: float = Field(0.5, gt=0.0, le=1.0)
+    confidence: float = Field(0.65, ge=0.0, lt=1.0)
 
 
 class LimitConfig(_Section):
@@ -297,16 +343,31 @@ class RunConfig(_Section):
     initialise: InitialiseConfig | None = None
     loss: LossConfig = LossConfig()
     mixing: MixingConfig = MixingConfig()
+    pool: PoolConfig = PoolConfig()
     rollout: RolloutConfig = RolloutConfig()
     batch: BatchConfig
     optimiser: OptimiserConfig
     teacher: TeacherConfig | None = None
     validation: ValidationConfig = ValidationConfig()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _half_and_half(cls, data: Any) -> Any:
+        """GKD mixes at a constant rate: half of the rows, where nothing else is said."""
+        if isinstance(data, dict) and data.get("method") == "gkd" and not data.get("mixing"):
+            return data | {"mixing": {"lambda": 0.5}}
+        return data
+
     @model_validator(mode="after")
     def _check(self) -> RunConfig:
-        if self.method != "vanilla" and self.teacher is None:
+        if self.asks_teacher and self.teacher is None:
             raise ValueError(f"method {self.method} needs a 'teacher' section with an address")
+        if self.spec.finished_student and self.initialise is None:
+            raise ValueError(
+                f"method {self.method} goes on from a finished student; name its directory with "
+                "initialise.from"
+            )
+        self._check_loss()
         fixed = sorted(self.model.keys() & {"vocab_size", "pad_id", "eos_id", "start_id"})
         if fixed:
             raise ValueError(f"model.{fixed[0]} follows from the vocabulary; remove it")
@@ -316,14 +377,43 @@ class RunConfig(_Section):
             self._check_fixed()
         return self
 
+    def _check_loss(self) -> None:
+        """The method, its loss and the teacher's payload fit (docs/algorithm.md)."""
+        loss = self.loss
+        if loss.divergence != "forward-kl" and not self.spec.any_divergence:
+            free = [name for name, spec in METHODS.items() if spec.any_divergence]
+            raise ValueError(
+                f"method {self.method} has a loss of its own; loss.divergence {loss.divergence} "
+                f"goes with method {' or '.join(free)} (gkd with mixing.lambda 0 is on data alone)"
+            )
+        if not self.asks_teacher:
+            return
+        payloads = payloads_for(self.compared_by)
+        if self.payload not in payloads:
+            raise ValueError(
+                f"loss.payload {self.payload} cannot feed {self.compared_by}; use "
+                f"{' or '.join(payloads)}, or leave it out for {payloads[0]}"
+            )
+        sampled = self.rollout.decoding == "sample" and self.rollout.top_k == 0
+        if self.compared_by == "policy-gradient" and not (sampled and self.spec.mixed):
+            raise ValueError(
+                "loss.divergence policy-gradient learns from what the student samples; set "
+                "rollout.decoding=sample and rollout.top_k=0"
+            )
+
     def _check_fixed(self) -> None:
         """A score store answers about fixed pairs alone."""
+        if self.asks_teacher and self.payload == "candidates":
+            raise ValueError(
+                "a teacher.store holds the teacher's candidates, and loss.divergence "
+                f"{self.loss.divergence} asks for the student's; give teacher.address instead"
+            )
         if self.student_writes:
             raise ValueError(
                 f"method {self.method} has the student write new targets, which no teacher.store "
                 "holds; give teacher.address instead, or use method word-kd"
             )
-        if self.method != "vanilla" and self.corpus.source_candidates > 1:
+        if self.asks_teacher and self.corpus.source_candidates > 1:
             raise ValueError(
                 f"corpus.source_candidates={self.corpus.source_candidates} draws other sources "
                 "every epoch, and a teacher.store holds one of each; set it to 1 or give "
@@ -338,9 +428,37 @@ class RunConfig(_Section):
         return self.model_copy(update={"teacher": teacher})
 
     @property
+    def spec(self) -> MethodSpec:
+        """What the method is made of."""
+        return METHODS[self.method]
+
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether the teacher scores rows during the run."""
+        return self.spec.label != "token"
+
+    @property
     def student_writes(self) -> bool:
         """Whether rows may be replaced by the student's own text."""
-        return self.method in IMITATION
+        return self.spec.mixed
+
+    @property
+    def workers_need_student(self) -> bool:
+        """Whether workers hold the student: to write, or to name its own candidates."""
+        return self.student_writes or (self.asks_teacher and self.payload == "candidates")
+
+    @property
+    def compared_by(self) -> str:
+        """``argmax`` (L_opt), or the divergence that the student is compared by."""
+        if self.spec.label == "argmax":
+            return "argmax"
+        loss = self.loss
+        return effective_divergence(loss.divergence, loss.jsd_beta, loss.skew_alpha)
+
+    @property
+    def payload(self) -> Payload:
+        """What the teacher is asked for about each position."""
+        return self.loss.payload or payloads_for(self.compared_by)[0]
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -26,7 +26,9 @@ from student_trainer.optimiser import (
     learning_rate,
     make_optimiser,
 )
+from student_trainer.row_pool import RowPool
 from student_trainer.run_directory import Checkpoint, RunDirectory
+from student_trainer.teacher_head import TeacherHead
 from student_trainer.types import ScoredShard, StepReport, ValidationReport, Weights
 from student_trainer.weight_store import WeightStore, snapshot
 
@@ -46,8 +48,12 @@ class Learner:
         validation: Sequence[Example],
         run: RunDirectory,
         clock: Callable[[], float] = time.perf_counter,
+        head: TeacherHead | None = None,
     ) -> None:
         self._config, self._vocabulary, self._run, self._clock = config, vocabulary, run, clock
+        self._head = head
+        kind = config.spec.pool
+        self._pool = RowPool(kind, config.pool.rows, config.seed) if kind else None
         self._validation = validation
         self._model = model.to(config.device)
         self._optimiser = make_optimiser(model, config.optimiser)
@@ -70,6 +76,8 @@ class Learner:
         if shards[0].batch != self.steps_done:
             raise ValueError(f"batch {shards[0].batch} came, batch {self.steps_done} is next")
         config, step = self._config, self.steps_done + 1
+        if self._pool is not None:
+            shards = self._pool.exchange(shards)
         with compute(config.learner_threads, config.deterministic):
             pad_id, device = self._vocabulary.pad_id, config.device
             if config.batch.accumulate:
@@ -90,6 +98,7 @@ class Learner:
                     config.loss,
                     positions=positions,
                     precision=config.precision,
+                    head=self._head,
                 )
                 for part in parts
             )
@@ -197,6 +206,8 @@ class Learner:
             tensors |= {f"average/{k}": v for k, v in self._average.tensors.items()}
         moments = export_moments(self._model, self._optimiser)
         tensors |= {f"optimiser/{k}": v for k, v in moments.items()}
+        if self._pool is not None:
+            tensors |= {f"pool/{k}": v for k, v in self._pool.export().items()}
         for version in self.store.versions():
             held = self.store.get(version)
             tensors |= {f"version/{version}/{k}": v for k, v in held.items()}
@@ -238,6 +249,8 @@ class Learner:
         if self._average is not None and "average" in parts:
             for name, tensor in self._average.tensors.items():
                 tensor.copy_(parts["average"][name])
+        if self._pool is not None:
+            self._pool.restore(parts.get("pool", {}))
         for part, weights in parts.items():
             if part.startswith("version/"):
                 self.store.put(int(part.removeprefix("version/")), weights)

@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+# A token that the teacher rules out costs so many nats, not infinity.
+LOWEST_LOG_P = -100.0
+
 
 def reference_loss(logits_PV: Tensor, targets_P: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """``-log pi(y_t)``, float32 ``[P]``; with smoothing eps the target is
@@ -63,6 +66,25 @@ def full_loss_top_k(
     # Where the teacher's tail is empty, the student's does not matter (0 * -inf otherwise).
     rest_P = torch.where(teacher[:, -1] > 0, rest_P, torch.zeros_like(rest_P))
     return -(teacher[:, :-1] * student_PK).sum(1) - teacher[:, -1] * rest_P
+
+
+def policy_gradient_loss(
+    logits_PV: Tensor, targets_P: Tensor, teacher_log_probs_P: Tensor
+) -> Tensor:
+    """On-policy distillation: slope ``-A grad log pi(y_t)``, ``A = log pi*(y_t) - log pi(y_t)``.
+
+    Over tokens that the student sampled its mean slope is that of the reverse KL. The value is
+    ``-A``, float32 ``[P]``, whose mean is the reverse KL.
+    """
+    log_q_P = -F.cross_entropy(_wide(logits_PV), targets_P, reduction="none")
+    advantages_P = advantages(log_q_P.detach(), teacher_log_probs_P)
+    surrogate_P = -advantages_P * log_q_P
+    return -advantages_P + surrogate_P - surrogate_P.detach()
+
+
+def advantages(log_q_P: Tensor, log_p_P: Tensor) -> Tensor:
+    """``log p - log q`` of tokens, log p no lower than :data:`LOWEST_LOG_P`."""
+    return log_p_P.to(log_q_P.dtype).clamp_min(LOWEST_LOG_P) - log_q_P
 
 
 def _wide(logits: Tensor) -> Tensor:

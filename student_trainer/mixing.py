@@ -7,9 +7,10 @@ import math
 import numpy as np
 
 from seq2seq.noise import uniform_array
-from student_trainer.config import MixingConfig
+from student_trainer.config import MixingConfig, RunConfig
 
 _COINS = 0x636F696E
+_FRESH = 0x66726573
 
 
 def beta(config: MixingConfig, step: int, steps: int) -> float:
@@ -17,8 +18,10 @@ def beta(config: MixingConfig, step: int, steps: int) -> float:
 
     exponential ``base ** (-t / N)``; linear ``1 - (1 - final) t / N``; reverse sigmoid
     ``1 / (1 + exp(20 (t / N - 0.5)))``; constant. During the warm-up share it is 1, and the
-    schedule runs over what is left.
+    schedule runs over what is left. With GKD's lambda it is 1 - lambda throughout.
     """
+    if config.lambda_ is not None:
+        return 1.0 - config.lambda_
     warmup = config.warmup * steps
     if step < warmup:
         return 1.0
@@ -35,6 +38,16 @@ def beta(config: MixingConfig, step: int, steps: int) -> float:
 def keeps_reference(seed: int, batch: int, rows: np.ndarray, probability: float) -> np.ndarray:
     """bool ``[B]``: one Bernoulli draw a sentence, a function of (seed, batch, row) alone."""
     return uniform_array(seed ^ _COINS, batch, rows) < probability
+
+
+def is_fresh(config: RunConfig, batch: int, rows: np.ndarray) -> np.ndarray:
+    """bool ``[B]``: which of the student's rows it writes anew, the others being replayed.
+
+    The share rises linearly from ``pool.fresh`` at the first batch to 1 at the last.
+    """
+    progress = batch / max(1, config.optimiser.steps - 1)
+    share = config.pool.fresh + (1.0 - config.pool.fresh) * progress
+    return uniform_array(config.seed ^ _FRESH, batch, rows) < share
 
 
 def version_for(batch: int, pool: int, lag: int) -> int:

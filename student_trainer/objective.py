@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from seq2seq.batch import decoder_inputs
 from seq2seq.model import Seq2SeqModel
 from student_trainer.assembly import TrainingBatch
-from student_trainer.config import LossConfig, Method, Precision
-from student_trainer.fused_losses import full_loss_top_k_out, reference_loss_out
-from student_trainer.losses import full_loss_top_k, reference_loss
+from student_trainer.config import LossConfig, Precision
+from student_trainer.methods import Method
+from student_trainer.pieces import Piece, pieces
+from student_trainer.teacher_head import TeacherHead
 
 CHUNK_POSITIONS = 1024
 
@@ -28,6 +26,7 @@ def backward(
     positions: int | None = None,
     precision: Precision = "fp32",
     fused: bool = True,
+    head: TeacherHead | None = None,
 ) -> float:
     """Add the gradients of the batch's mean loss to the model's parameters; return that loss.
 
@@ -41,8 +40,11 @@ def backward(
             parameters and the parameters themselves stay float32.
         fused: gradients of the losses from :mod:`student_trainer.fused_losses`; else from autograd,
             which gives the same and costs more.
+        head: makes distributions of the states of payload HIDDEN.
     """
     count = positions or batch.positions
+    if not batch.positions:
+        return 0.0
     narrow = precision == "bf16"
     with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=narrow):
         encoded = model.encode(batch.source_BS, batch.source_lengths_B)
@@ -53,55 +55,11 @@ def backward(
     gradient_PD = torch.empty_like(hidden_PD)
     total = torch.zeros((), dtype=torch.float64, device=hidden_PD.device)
     differentiate = _Fused(model, hidden_PD, chunk) if fused else _Autograd(model)
-    for piece in _pieces(batch, method, loss, chunk):
+    for piece in pieces(batch, method, loss, chunk, head):
         part = piece.part
         total += differentiate(hidden_PD[part], piece, 1 / count, gradient_PD[part]).sum().double()
     hidden_PD.backward(gradient_PD)
     return float(total) / count
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """Loss positions that are treated alike, at most a chunk of them.
-
-    Attributes:
-        losses: of logits, differentiable.
-        losses_out: of logits, which are destroyed, with the gradient in its second argument.
-    """
-
-    part: slice
-    losses: Callable[[Tensor], Tensor]
-    losses_out: Callable[[Tensor, Tensor], Tensor]
-
-
-def _pieces(batch: TrainingBatch, method: Method, loss: LossConfig, chunk: int) -> Iterator[_Piece]:
-    scored, end = batch.scored_positions, batch.positions
-    for begin in range(0, scored, chunk):
-        part = slice(begin, min(begin + chunk, scored))
-        if method == "imitkd":  # L_opt
-            yield _reference(part, batch.ids_QK[part, 0], 0.0)
-        else:
-            labels = batch.ids_QK[part], batch.log_probs_QK[part], batch.tail_log_mass_Q[part]
-            yield _top_k(part, *labels, loss)
-    for begin in range(scored, end, chunk):
-        part = slice(begin, min(begin + chunk, end))
-        yield _reference(part, batch.target_P[part], loss.label_smoothing)
-
-
-def _reference(part: slice, targets: Tensor, smoothing: float) -> _Piece:
-    return _Piece(
-        part,
-        lambda logits: reference_loss(logits, targets, smoothing),
-        lambda logits, out: reference_loss_out(logits, targets, smoothing, out),
-    )
-
-
-def _top_k(part: slice, ids: Tensor, log_probs: Tensor, tail: Tensor, loss: LossConfig) -> _Piece:
-    return _Piece(
-        part,
-        lambda logits: full_loss_top_k(logits, ids, log_probs, tail, loss.tail),
-        lambda logits, out: full_loss_top_k_out(logits, ids, log_probs, tail, loss.tail, out),
-    )
 
 
 class _Autograd:
@@ -110,7 +68,7 @@ class _Autograd:
     def __init__(self, model: Seq2SeqModel) -> None:
         self._model = model
 
-    def __call__(self, hidden_ND: Tensor, piece: _Piece, scale: float, out_ND: Tensor) -> Tensor:
+    def __call__(self, hidden_ND: Tensor, piece: Piece, scale: float, out_ND: Tensor) -> Tensor:
         hidden: Tensor = hidden_ND.detach().requires_grad_()
         weight, bias = self._model.output_projection()
         logits = (hidden @ weight.to(hidden.dtype).t()).to(bias.dtype) + bias
@@ -136,7 +94,7 @@ class _Fused:
         self._slope = torch.empty_like(self._logits)
 
     @torch.no_grad()
-    def __call__(self, hidden_ND: Tensor, piece: _Piece, scale: float, out_ND: Tensor) -> Tensor:
+    def __call__(self, hidden_ND: Tensor, piece: Piece, scale: float, out_ND: Tensor) -> Tensor:
         count = len(hidden_ND)
         logits, slope = self._logits[:count], self._slope[:count]
         if logits.dtype == hidden_ND.dtype:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -11,11 +12,12 @@ from seq2seq.data import BatchPlan, TokenizedSplit
 from seq2seq.decoding import Greedy, Sample
 from seq2seq.errors import UserError
 from seq2seq.noise import keyed, uniform_array
+from student_trainer.confidence import without_doubtful
 from student_trainer.config import RunConfig
-from student_trainer.mixing import keeps_reference
+from student_trainer.labels import asked_payload, labels_of
+from student_trainer.mixing import is_fresh, keeps_reference
 from student_trainer.types import Ragged, ScoredShard, ShardTask, Teacher, TeacherLabels, Weights
 from student_trainer.writers import Writer
-from teacher_service.codec import Argmax, ArgmaxSpec, PayloadRequest, TopK, TopKSpec
 from teacher_service.errors import TeacherError
 
 _SEGMENTS = 0x73656773
@@ -41,8 +43,8 @@ class RolloutWorker:
         """Wire a worker.
 
         Args:
-            writer: the student; None where the method lets nobody write.
-            teacher: None under ``vanilla``.
+            writer: the student; None where the method needs none.
+            teacher: None where the method asks none.
         """
         self._config, self._split, self._plan = config, split, plan
         self._writer, self._teacher, self._clock = writer, teacher, clock
@@ -72,22 +74,28 @@ class RolloutWorker:
             raise
 
     def _run(self, task: ShardTask) -> ScoredShard:
-        if self._config.student_writes and self.version != task.version:
+        if self._config.workers_need_student and self.version != task.version:
             raise ValueError(f"shard needs version {task.version}, the worker holds {self.version}")
         config = self._config
         rows = self._plan.rows(task.batch)[task.shard :: config.batch.shards]
+        from_student = np.zeros(len(rows), dtype=bool)
+        replayed = 0
+        if config.student_writes:
+            from_student = ~keeps_reference(config.seed, task.batch, rows, task.beta)
+        if config.spec.pool == "replay":
+            left_out = from_student & ~is_fresh(config, task.batch, rows)
+            rows, from_student = rows[~left_out], from_student[~left_out]
+            replayed = int(left_out.sum())
         u = uniform_array(config.seed ^ _SEGMENTS, task.batch, rows)
         sources = [self._split.source(r, x).astype(np.int32) for r, x in zip(rows, u, strict=True)]
         targets = [self._split.target(r).astype(np.int32) for r in rows]
         begin = self._clock()
-        from_student = np.zeros(len(rows), dtype=bool)
         if config.student_writes:
-            from_student = ~keeps_reference(config.seed, task.batch, rows, task.beta)
             self._write(task, rows, sources, targets, from_student)
         written = self._clock()
         asked = self._asked(from_student)
         labels = self._score(sources, targets, asked)
-        return ScoredShard(
+        shard = ScoredShard(
             batch=task.batch,
             shard=task.shard,
             version=task.version,
@@ -99,7 +107,12 @@ class RolloutWorker:
             scored_sentences=int(asked.sum()),
             generate_s=written - begin,
             score_s=self._clock() - written,
+            replayed=replayed,
         )
+        if config.spec.pool == "aggregation":
+            data = [self._split.target(r).astype(np.int32) for r in rows]
+            return without_doubtful(shard, data, config.pool.confidence)
+        return shard
 
     def _write(
         self,
@@ -127,10 +140,12 @@ class RolloutWorker:
 
     def _asked(self, from_student: np.ndarray) -> np.ndarray:
         """bool ``[B]``: the rows whose loss needs the teacher."""
-        if self._config.method == "vanilla":
+        config = self._config
+        if not config.asks_teacher:
             return np.zeros_like(from_student)
-        own_labels = self._config.method == "imitkd"
-        if own_labels and not self._config.loss.teacher_labels_on_data_rows:
+        if config.compared_by == "policy-gradient":
+            return from_student
+        if config.compared_by == "argmax" and not config.loss.teacher_labels_on_data_rows:
             return from_student
         return np.ones_like(from_student)
 
@@ -141,38 +156,20 @@ class RolloutWorker:
         if not asked.any():
             return None
         assert self._teacher is not None
+        chosen = [s for s, a in zip(sources, asked, strict=True) if a]
+        written = [t for t, a in zip(targets, asked, strict=True) if a]
+        tables: dict[str, Any] = {}
+        if self._config.payload == "candidates":
+            assert self._writer is not None
+            tables["candidates"] = self._writer.candidates(chosen, written, self._config.loss.top_k)
         result = self._teacher.score(
-            [s for s, a in zip(sources, asked, strict=True) if a],
-            [t for t, a in zip(targets, asked, strict=True) if a],
+            chosen,
+            written,
             asked_payload(self._config),
             temperature=self._config.loss.temperature,
+            **tables,
         )
         lengths = np.array([len(t) for t in targets])
         positions = np.repeat(asked, lengths).nonzero()[0]
-        return _labels(positions, result.payload)
-
-
-def asked_payload(config: RunConfig) -> PayloadRequest:
-    """What the teacher is asked for about each position."""
-    return ArgmaxSpec() if config.method == "imitkd" else TopKSpec(config.loss.top_k)
-
-
-def _labels(positions: np.ndarray, payload: object) -> TeacherLabels:
-    if isinstance(payload, TopK):
-        ids, log_probs = payload.ids_PK, payload.log_probs_PK
-        tail = payload.tail_log_mass_P
-    elif isinstance(payload, Argmax):
-        ids, log_probs = payload.ids_P[:, None], payload.log_probs_P[:, None]
-        tail = np.log1p(-np.exp(np.minimum(payload.log_probs_P, -1e-7)))
-    else:
-        raise TypeError(f"no labels can be made of {type(payload).__name__}")
-    if len(positions) != len(ids):
-        raise ValueError(
-            f"the teacher scored {len(ids)} positions, {len(positions)} were asked for"
-        )
-    return TeacherLabels(
-        positions.astype(np.int64),
-        ids.astype(np.int32),
-        log_probs.astype(np.float32),
-        tail.astype(np.float32),
-    )
+        named = np.concatenate(tables["candidates"]) if tables else None
+        return labels_of(positions, result, named)

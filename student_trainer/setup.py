@@ -23,14 +23,18 @@ from seq2seq.model import Seq2SeqModel, build_model
 from seq2seq.vocabulary import SentencePieceVocabulary, Vocabulary, load_vocabulary
 from student_trainer.config import InitialiseConfig, RunConfig, TeacherConfig
 from student_trainer.determinism import prepare_process
+from student_trainer.labels import asked_payload
 from student_trainer.learner import Learner
-from student_trainer.rollout_worker import RolloutWorker, asked_payload
+from student_trainer.rollout_worker import RolloutWorker
 from student_trainer.run_directory import RunDirectory
 from student_trainer.served_vocabulary import served_vocabulary
 from student_trainer.stored_scores import require_pairs
+from student_trainer.targets import training_examples
+from student_trainer.teacher_head import TeacherHead
 from student_trainer.writers import make_writer
 from teacher_service.channel import Credentials
 from teacher_service.client import TeacherClient
+from teacher_service.projection import OutputProjection
 from teacher_service.score_store.stored_teacher import StoredTeacher
 
 AnyTeacher = TeacherClient | StoredTeacher
@@ -58,7 +62,7 @@ def make_vocabulary(config: RunConfig) -> Vocabulary:
         with contextlib.closing(_teacher(config.teacher, None)) as teacher:
             return served_vocabulary(teacher)
     assert config.vocabulary.size is not None
-    examples = _training_examples(config)
+    examples = training_examples(config)
     texts = [e.source for e in examples] + [r for e in examples for r in e.references]
     return SentencePieceVocabulary.train(texts, config.vocabulary.size)
 
@@ -96,7 +100,7 @@ def student_bytes(config: RunConfig, vocabulary: Vocabulary) -> int:
 
 
 def copy_layers(model: Seq2SeqModel, vocabulary: Vocabulary, source: InitialiseConfig) -> None:
-    """Start from chosen layers of a model directory; all that is not in a layer comes along.
+    """Start from a model directory or chosen layers of it; what is in no layer comes along.
 
     Raises:
         UserError: another vocabulary, a layer that is not there, or another shape.
@@ -107,7 +111,8 @@ def copy_layers(model: Seq2SeqModel, vocabulary: Vocabulary, source: InitialiseC
             f"initialise.from {source.from_} has another vocabulary than the run; set "
             f"vocabulary.from to it as well"
         )
-    chosen = {"encoder_layers": source.encoder_layers, "decoder_layers": source.decoder_layers}
+    named = {"encoder_layers": source.encoder_layers, "decoder_layers": source.decoder_layers}
+    chosen = {part: layers for part, layers in named.items() if layers is not None}
     given = directory.model.state_dict()
     state = {k: v for k, v in given.items() if k.split(".")[0] not in chosen}
     for part, layers in chosen.items():
@@ -135,16 +140,17 @@ def make_data(config: RunConfig, vocabulary: Vocabulary) -> TrainingData:
     """
     limits = build_limits(config)
     split = TokenizedSplit(
-        _training_examples(config),
+        training_examples(config),
         vocabulary,
         max_source_length=limits[0],
         max_target_length=limits[1],
         segmentation=Segmentation(config.corpus.source_candidates, config.corpus.source_alpha),
     )
-    if not split.has_targets:
+    if not split.has_targets and not (config.student_writes and config.mixing.keeps_no_reference):
         raise UserError(
             f"{config.corpus.path} has training sentences without references, which method "
-            f"{config.method} needs; leave them out or add references"
+            f"{config.method} needs; leave them out or add references, or have the teacher write "
+            "them (method seqkd, imitkd-star) or the student alone (mixing.lambda=1)"
         )
     lengths = np.maximum(split.source_lengths, split.target_lengths)
     plan = BatchPlan(
@@ -173,7 +179,7 @@ def make_worker(
     prepare_process(config.deterministic)
     blank = config.model_copy(update={"initialise": None})
     writer = None
-    if config.student_writes:
+    if config.workers_need_student:
         writer = make_writer(config, make_model(blank, vocabulary).eval())
     return RolloutWorker(config, data.split, data.plan, writer, teacher)
 
@@ -183,7 +189,23 @@ def make_learner(config: RunConfig, vocabulary: Vocabulary, run: RunDirectory) -
     check_device(config.device)
     prepare_process(config.deterministic)
     examples = validation_examples(config)
-    return Learner(config, make_model(config, vocabulary), vocabulary, examples, run)
+    head = make_teacher_head(config, vocabulary)
+    return Learner(config, make_model(config, vocabulary), vocabulary, examples, run, head=head)
+
+
+def make_teacher_head(config: RunConfig, vocabulary: Vocabulary) -> TeacherHead | None:
+    """The teacher's output projection, fetched from it; None where no states travel.
+
+    Raises:
+        TeacherError: the teacher is absent past its deadline or gives no projection.
+    """
+    if not config.asks_teacher or config.payload != "hidden":
+        return None
+    teacher = make_teacher(config, vocabulary)
+    assert teacher is not None
+    with contextlib.closing(teacher):
+        projection = OutputProjection.of(teacher.artifact("output_projection"))
+    return TeacherHead.of(projection, config.device)
 
 
 def validation_examples(config: RunConfig) -> list[Example]:
@@ -210,7 +232,7 @@ def make_teacher(config: RunConfig, vocabulary: Vocabulary) -> AnyTeacher | None
         TeacherSecretError: a token, certificate or key cannot be read.
         TeacherStoreError, TeacherMismatch: a store that cannot be read, or of other scores.
     """
-    if config.method == "vanilla" or config.teacher is None:
+    if not config.asks_teacher or config.teacher is None:
         return None
     teacher = _teacher(config.teacher, vocabulary.fingerprint)
     if isinstance(teacher, StoredTeacher):
@@ -246,10 +268,6 @@ def _client(settings: TeacherConfig, fingerprint: str | None) -> TeacherClient:
         client_certificate=credentials.client_certificate,
         client_key=credentials.client_key,
     )
-
-
-def _training_examples(config: RunConfig) -> list[Example]:
-    return read_split(config.corpus.path, "train")[: config.corpus.sentences]
 
 
 def prepare_vocabulary(config: RunConfig, run: Path) -> Vocabulary:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
+from teacher_service.candidates import TokenTable
 from teacher_service.codec import PayloadRequest, ScoreResult
 
 if TYPE_CHECKING:
@@ -26,8 +27,13 @@ class Teacher(Protocol):
         payload: PayloadRequest,
         *,
         temperature: float = 1.0,
+        candidates: Sequence[TokenTable] | None = None,
     ) -> ScoreResult:
-        """The teacher's distribution at every target position."""
+        """The teacher's distribution at every target position.
+
+        Args:
+            candidates: of payload CANDIDATES alone.
+        """
 
 
 @dataclass(frozen=True)
@@ -97,15 +103,20 @@ class TeacherLabels:
 
     Attributes:
         positions: int64 ``[Q]``, which of the shard's P packed positions were scored.
-        ids_QK: int32 candidates, most probable first (K = 1 for the arg-max alone).
-        log_probs_QK: float32.
+        ids_QK: int32 candidates, most probable first (K = 1 for the arg-max alone); K = 0 where the
+            whole distribution is there or follows from the states.
+        log_probs_QK: float32, of the candidates or of the whole vocabulary.
         tail_log_mass_Q: float32 log of the mass outside the candidates, -inf where there is none.
+        token_log_probs_Q: float32 log-probability of each target token; None: not kept.
+        states_QD: float32 final states of the teacher's decoder, if those were asked for.
     """
 
     positions: np.ndarray
     ids_QK: np.ndarray
     log_probs_QK: np.ndarray
     tail_log_mass_Q: np.ndarray
+    token_log_probs_Q: np.ndarray | None = None
+    states_QD: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +129,7 @@ class ScoredShard:
         labels: None where the method asks no teacher.
         scored_sentences: rows the teacher was asked about.
         generate_s, score_s: seconds spent in each stage.
+        replayed: rows left to the learner, which draws them from those written before.
     """
 
     batch: int
@@ -131,6 +143,7 @@ class ScoredShard:
     scored_sentences: int = 0
     generate_s: float = 0.0
     score_s: float = 0.0
+    replayed: int = 0
 
     @property
     def positions(self) -> int:

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+import torch
 
 from seq2seq import ctranslate2_form
+from seq2seq.batch import decoder_inputs, packed_index, pad_sequences
 from seq2seq.decoding import Greedy, LengthLimit, Sample, generate
 from seq2seq.errors import UserError
 from seq2seq.model import Seq2SeqModel
@@ -32,6 +34,11 @@ class Writer(Protocol):
             keys: per source, the identity its sampling noise is drawn from.
         """
 
+    def candidates(
+        self, sources: Sequence[np.ndarray], targets: Sequence[np.ndarray], k: int
+    ) -> list[np.ndarray]:
+        """The student's own k likeliest ids at each position of ``targets``, ``[T, K]`` each."""
+
 
 class OwnWriter:
     """Our decoder: every mode, every model, every device; noise by key."""
@@ -53,6 +60,13 @@ class OwnWriter:
                 self._model, sources, mode, limit=self._limit, keys=keys, log_probs=False
             )
         return [hypotheses[0].ids for hypotheses in found]
+
+    def candidates(
+        self, sources: Sequence[np.ndarray], targets: Sequence[np.ndarray], k: int
+    ) -> list[np.ndarray]:
+        """See :class:`Writer`."""
+        with compute(self._config.worker_threads, self._config.deterministic):
+            return likeliest(self._model, sources, targets, k)
 
 
 class CTranslate2Writer:
@@ -98,6 +112,37 @@ class CTranslate2Writer:
             [int(token) for token in result.hypotheses[0]][:limit]
             for result, limit in zip(found, limits, strict=True)
         ]
+
+    def candidates(
+        self, sources: Sequence[np.ndarray], targets: Sequence[np.ndarray], k: int
+    ) -> list[np.ndarray]:
+        """See :class:`Writer`."""
+        return likeliest(self._model, sources, targets, k)
+
+
+@torch.inference_mode()
+def likeliest(
+    model: Seq2SeqModel,
+    sources: Sequence[np.ndarray],
+    targets: Sequence[np.ndarray],
+    k: int,
+    chunk: int = 1024,
+) -> list[np.ndarray]:
+    """Per target the model's k likeliest ids at each position, int32 ``[T, K]``, likeliest first.
+
+    Args:
+        chunk: positions projected at once.
+    """
+    config = model.config
+    source = pad_sequences(sources, config.pad_id, model.device)
+    target_BT, lengths_B = pad_sequences(targets, config.pad_id, model.device)
+    hidden = model.decode(model.encode(*source), decoder_inputs(target_BT, config.start_id))
+    index = packed_index(lengths_B, target_BT.shape[1])
+    hidden_PD = hidden.flatten(0, 1).index_select(0, index)
+    count = min(k, config.vocab_size)
+    best = [model.project(part).topk(count, dim=1).indices for part in hidden_PD.split(chunk)]
+    ids = torch.cat(best).cpu().numpy().astype(np.int32)
+    return np.split(ids, np.cumsum([len(t) for t in targets])[:-1])
 
 
 def make_writer(config: RunConfig, model: Seq2SeqModel) -> Writer:

@@ -34,7 +34,7 @@ from student_trainer.types import (
 )
 
 # A list of one: Ray hands over a reference inside a list as it is, where a bare one is fetched.
-# Empty where the method lets nobody write.
+# Empty where workers need no student.
 WeightsRef: TypeAlias = "list[Ref]"
 
 
@@ -104,7 +104,7 @@ class LearnerActor:
 
     def weights(self, version: int) -> WeightsRef:
         """Put held weights in the object store."""
-        if not self._config.student_writes:
+        if not self._config.workers_need_student:
             return []
         return [ray.put(to_arrays(self._learner.store.get(version)))]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from teacher_service.candidates import TokenTable
 from teacher_service.codec import ModelInfo, PayloadRequest, ScoreResult, join
 from teacher_service.errors import TeacherMismatch, TeacherRefused, TeacherStoreError
 from teacher_service.payloads import empty_arrays, result_payload
@@ -101,13 +102,17 @@ class StoredTeacher:
         payload: PayloadRequest,
         *,
         temperature: float = 1.0,
+        candidates: Sequence[TokenTable] | None = None,
     ) -> ScoreResult:
         """The same as :meth:`TeacherClient.score`, bit by bit.
 
         Raises:
+            TeacherRefused: candidates are given.
             TeacherMismatch: another question than the store holds answers to.
             TeacherStoreError: a pair is not there, or its record is damaged.
         """
+        if candidates is not None:
+            raise TeacherRefused("a score store has no answers about candidates; serve the teacher")
         self.check_question(payload, temperature)
         places = self.find(sources, targets).tolist()
         if -1 in places:

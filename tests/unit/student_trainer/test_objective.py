@@ -13,9 +13,10 @@ from torch import Tensor
 
 from seq2seq.transformer import Transformer
 from seq2seq.vocabulary import EOS_ID
-from student_trainer import objective
+from student_trainer import pieces
 from student_trainer.assembly import TrainingBatch, assemble
-from student_trainer.config import LossConfig, Method, RunConfig, make_config
+from student_trainer.config import LossConfig, RunConfig, make_config
+from student_trainer.methods import Method
 from student_trainer.objective import backward
 from student_trainer.rollout_worker import RolloutWorker
 from student_trainer.types import Ragged, ScoredShard, ShardTask, TeacherLabels
@@ -367,14 +368,14 @@ def test_no_logits_beyond_a_chunk_and_none_for_padding(monkeypatch: pytest.Monke
     config, model = configured("imitkd-full", top_k=3), student()
     batch = batch_of(written(config, model, 0.5))
     rows: list[int] = []
-    plain = objective.full_loss_top_k_out
+    plain = pieces.class_loss_out
 
     def spy(logits: Tensor, *arguments: Any) -> Tensor:
         assert logits.shape == arguments[-1].shape
         rows.append(len(logits))
         return plain(logits, *arguments)
 
-    monkeypatch.setattr(objective, "full_loss_top_k_out", spy)
+    monkeypatch.setattr(pieces, "class_loss_out", spy)
     backward(model, batch, config.method, config.loss, chunk=4)
     assert max(rows) == 4 and sum(rows) == batch.positions < batch.target_BT.numel()
 

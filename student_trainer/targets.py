@@ -1,0 +1,92 @@
+"""What the training rows' targets are: references, or what the teacher wrote for their sources.
+
+A corpus that the teacher wrote for (`imitkd data distil`) has ``train.jsonl`` with one object a
+line: ``{"source": text, "references": [text, ...], "candidates": [{"text": text, "score": number},
+...]}``, the teacher's hypotheses best first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from seq2seq.corpus import Example, read_split
+from seq2seq.errors import UserError
+from seq2seq.metrics import sentence_bleu
+from student_trainer.config import RunConfig
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """A source with the teacher's hypotheses, best first, and its references if it has any."""
+
+    source: str
+    references: tuple[str, ...]
+    candidates: tuple[str, ...]
+
+
+def training_examples(config: RunConfig) -> list[Example]:
+    """The training split; the first reference of each example is its target under the method.
+
+    Raises:
+        UserError: the split is not there, or lacks what the method takes its targets from.
+    """
+    data = config.spec.data
+    if data == "reference":
+        return read_split(config.corpus.path, "train")[: config.corpus.sentences]
+    path = (config.corpus.distilled or config.corpus.path) / "train.jsonl"
+    rows = list(islice(read_distilled(path), config.corpus.sentences))
+    if data == "teacher":
+        return [Example(row.source, (row.candidates[0],)) for row in rows]
+    bare = sum(not row.references for row in rows)
+    if bare:
+        raise UserError(
+            f"{path} has {bare} sources without references, and method {config.method} chooses by "
+            "them; leave them out, or use method seqkd"
+        )
+    return [Example(row.source, (closest(row.candidates, row.references),)) for row in rows]
+
+
+def closest(candidates: Sequence[str], references: Sequence[str]) -> str:
+    """SeqInter's choice: the candidate of the highest sentence BLEU; of equals the teacher's
+    favourite."""
+    return max(candidates, key=lambda text: sentence_bleu(text, references))
+
+
+def read_distilled(path: Path) -> Iterator[Distilled]:
+    """The rows of a file that the teacher wrote for.
+
+    Raises:
+        UserError: it is not there, empty, or a row has no hypotheses (with its line).
+    """
+    hint = "write it with `imitkd data distil` and name its directory with corpus.distilled"
+    try:
+        file = open(path, "rb")  # noqa: SIM115
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; {hint}") from error
+    number = 0
+    with file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield _row(json.loads(line.decode()))
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(
+                    f"{path}:{number}: no teacher-written 'candidates' for a 'source' "
+                    f"({error!r}); {hint}"
+                ) from error
+    if not number:
+        raise UserError(f"{path} is empty; {hint}")
+
+
+def _row(record: Any) -> Distilled:
+    source, references = record["source"], record.get("references", [])
+    candidates = [candidate["text"] for candidate in record["candidates"]]
+    if not all(isinstance(text, str) for text in (source, *references, *candidates)):
+        raise TypeError("texts are expected")
+    if not candidates:
+        raise ValueError("an empty list")
+    return Distilled(source, tuple(references), tuple(candidates))
