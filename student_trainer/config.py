@@ -353,10 +353,11 @@ class RunConfig(_Section):
     @model_validator(mode="before")
     @classmethod
     def _half_and_half(cls, data: Any) -> Any:
-        """GKD mixes at a constant rate: half of the rows, where nothing else is said."""
-        if isinstance(data, dict) and data.get("method") == "gkd" and not data.get("mixing"):
-            return data | {"mixing": {"lambda": 0.5}}
-        return data
+        """GKD knows no schedule: its lambda is a half where nothing else is said."""
+        mixing = data.get("mixing") or {} if isinstance(data, dict) else None
+        if not isinstance(mixing, dict) or data.get("method") != "gkd":
+            return data
+        return data | {"mixing": mixing | {"lambda": mixing.get("lambda", 0.5)}}
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:

@@ -228,6 +228,39 @@ def top_k_distribution(log_probs: LogProbs, k: int, temperature: float) -> dict[
     return {v: w / total for v, w in weights.items()}
 
 
+def divergence(
+    kind: str, p: Sequence[float], q: Sequence[float], beta: float = 0.5, alpha: float = 0.1
+) -> float:
+    """The formulae of GKD, DistiLLM and f-distill over probabilities."""
+
+    def kl(a: Sequence[float], b: Sequence[float]) -> float:
+        return math.fsum(x * math.log(x / y) for x, y in zip(a, b, strict=True) if x > 0)
+
+    def mix(share: float) -> list[float]:
+        return [share * x + (1 - share) * y for x, y in zip(p, q, strict=True)]
+
+    if kind == "jsd" and beta not in (0.0, 1.0):
+        return beta * kl(p, mix(beta)) + (1 - beta) * kl(q, mix(beta))
+    if kind == "forward-kl" or (kind == "jsd" and beta == 0.0):
+        return kl(p, q)
+    if kind == "reverse-kl" or kind == "jsd":
+        return kl(q, p)
+    if kind == "skew-kl":
+        return kl(p, mix(alpha))
+    if kind == "reverse-skew-kl":
+        return kl(q, mix(1 - alpha))
+    assert kind == "tvd"
+    return 0.5 * math.fsum(abs(x - y) for x, y in zip(p, q, strict=True))
+
+
+def classes(probabilities: Sequence[float], ids: Sequence[int] | None) -> list[float]:
+    """Probabilities of some ids and of all others together; of every id where ``ids`` is None."""
+    if ids is None:
+        return list(probabilities)
+    rest = [x for v, x in enumerate(probabilities) if v not in set(ids)]
+    return [*(probabilities[v] for v in ids), math.fsum(rest)]
+
+
 # ---------------------------------------------------------------------------------------------
 # the Transformer, position by position
 

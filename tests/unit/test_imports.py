@@ -87,8 +87,9 @@ def packages(names: Iterator[str] | frozenset[str]) -> set[str]:
 
 @cache
 def client_side() -> frozenset[str]:
-    """The modules of teacher_service that its codec, client and score store reach."""
+    """The modules of teacher_service that its codec, client, score store and projection reach."""
     found, waiting = set(), ["teacher_service.client", "teacher_service.codec"]
+    waiting.append("teacher_service.projection")
     waiting += [m for m in sources() if m.startswith("teacher_service.score_store")]
     while waiting:
         module = waiting.pop()

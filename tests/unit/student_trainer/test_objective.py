@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from seq2seq.batch import decoder_inputs
 from seq2seq.transformer import Transformer
 from seq2seq.vocabulary import EOS_ID
 from student_trainer import pieces
@@ -19,9 +21,22 @@ from student_trainer.config import LossConfig, RunConfig, make_config
 from student_trainer.methods import Method
 from student_trainer.objective import backward
 from student_trainer.rollout_worker import RolloutWorker
+from student_trainer.teacher_head import TeacherHead
 from student_trainer.types import Ragged, ScoredShard, ShardTask, TeacherLabels
 from student_trainer.writers import OwnWriter
-from teacher_service.codec import Argmax, ArgmaxSpec, PayloadRequest, ScoreResult, TopK, TopKSpec
+from teacher_service.codec import (
+    Argmax,
+    ArgmaxSpec,
+    Full,
+    FullSpec,
+    Hidden,
+    HiddenSpec,
+    PayloadRequest,
+    ScoreResult,
+    TopK,
+    TopKSpec,
+)
+from teacher_service.projection import OutputProjection
 from tests import oracles
 from tests.builders import sentences, tiny_model, weights_of
 
@@ -59,12 +74,30 @@ class SlowTeacher:
             for s, t in zip(sources, targets, strict=True)
             for p in oracles.distributions(TEACHER, s.tolist(), t.tolist(), temperature)
         ]
-        return ScoreResult(
-            np.array([len(t) for t in targets], dtype=np.int32),
-            np.zeros(len(rows), dtype=np.float32),
-            top_k(rows, payload),
-            "sha256:0",
-        )
+        found: Any
+        if isinstance(payload, HiddenSpec):
+            found = Hidden(
+                np.concatenate([states(s, t) for s, t in zip(sources, targets, strict=True)])
+            )
+        elif isinstance(payload, FullSpec):
+            found = Full(np.array(rows, np.float32))
+        else:
+            found = top_k(rows, payload)
+        lengths = np.array([len(t) for t in targets], dtype=np.int32)
+        return ScoreResult(lengths, np.zeros(len(rows), dtype=np.float32), found, "sha256:0")
+
+
+@torch.no_grad()
+def states(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The teacher's final decoder states along a target, float32 ``[T, D]``."""
+    encoded = TEACHER.encode(torch.tensor([source.tolist()]), torch.tensor([len(source)]))
+    inputs = decoder_inputs(torch.tensor([target.tolist()]), TEACHER.config.start_id)
+    return TEACHER.decode(encoded, inputs)[0].float().numpy()
+
+
+def head() -> TeacherHead:
+    weight, bias = (t.detach().float().numpy() for t in TEACHER.output_projection())
+    return TeacherHead.of(OutputProjection(weight, bias, 1.0), "cpu")
 
 
 def top_k(rows: list[oracles.LogProbs], payload: PayloadRequest) -> Argmax | TopK:
@@ -154,6 +187,10 @@ def paper_loss(model: Transformer, shards: Sequence[ScoredShard], config: RunCon
             if from_student or loss.teacher_labels_on_data_rows:
                 return oracles.l_opt(q[row][t], p[row][t])
             return oracles.reference_loss(q[row][t], target, loss.label_smoothing)
+        if config.method == "gkd":
+            scaled = oracles.log_softmax([x / loss.student_temperature for x in q[row][t]])
+            pair = ([math.exp(x) for x in row_] for row_ in (p[row][t], scaled))
+            return oracles.divergence(loss.divergence, *pair, loss.jsd_beta, loss.skew_alpha)
         if loss.top_k >= V:
             return oracles.l_full(q[row][t], p[row][t])
         if loss.tail == "bucket":
@@ -171,7 +208,7 @@ def gradients(
     fused: bool = True,
 ) -> tuple[float, dict[str, Tensor]]:
     model.zero_grad(set_to_none=True)
-    loss = backward(model, batch, config.method, config.loss, chunk, fused=fused)
+    loss = backward(model, batch, config.method, config.loss, chunk, fused=fused, head=head())
     found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     assert found.keys() == dict(model.named_parameters()).keys()
     return loss, found
@@ -191,6 +228,21 @@ CASES: list[Any] = [
     pytest.param("imitkd", {}, 1.0, id="imitkd-data-only"),
     pytest.param("imitkd-full", {"top_k": 3, "temperature": 2.0}, 0.5, id="imitkd-full-bucket"),
     pytest.param("imitkd-full", {"top_k": 50}, 0.5, id="imitkd-full-everything"),
+    pytest.param("imitkd", {"payload": "hidden"}, 0.0, id="imitkd-hidden"),
+    pytest.param("gkd", {"top_k": 50, "divergence": "jsd"}, 0.5, id="gkd-jsd-top-k"),
+    pytest.param(
+        "gkd",
+        {"payload": "hidden", "divergence": "jsd", "jsd_beta": 0.2, "temperature": 2.0},
+        0.5,
+        id="gkd-jsd-hidden",
+    ),
+    pytest.param(
+        "gkd",
+        {"payload": "full", "divergence": "reverse-kl", "student_temperature": 1.5},
+        0.0,
+        id="gkd-reverse-full",
+    ),
+    pytest.param("gkd", {"payload": "hidden", "divergence": "tvd"}, 0.5, id="gkd-tvd-hidden"),
 ]
 
 
