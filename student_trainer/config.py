@@ -31,6 +31,7 @@ from student_trainer.methods import (
     effective_divergence,
     payloads_for,
 )
+from student_trainer.yaml_files import apply_override, read_mapping
 from teacher_service.addresses import written_addresses
 from teacher_service.errors import TeacherRefused
 
@@ -463,22 +464,14 @@ class RunConfig(_Section):
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a YAML file, apply ``a.b=value`` overrides (values are YAML), validate.
+    """Read a YAML file with what it extends, apply ``a.b=value`` overrides, validate.
 
     Raises:
         UserError: unreadable file, malformed override, unknown key, value out of range.
     """
-    try:
-        data = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"cannot read configuration {path}: {reason}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict):
-        raise UserError(f"{path} holds no configuration: a mapping of sections is expected")
+    data = read_mapping(path)
     for override in overrides:
-        _apply(data, override)
+        apply_override(data, override)
     return make_config(data, str(path))
 
 
@@ -498,28 +491,3 @@ def make_config(data: dict[str, Any], origin: str = "configuration") -> RunConfi
 def dump_config(config: RunConfig) -> str:
     """YAML of a resolved configuration; ``load_config`` reads it back."""
     return yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False)
-
-
-def _apply(data: dict[str, Any], override: str) -> None:
-    key, separator, value = override.partition("=")
-    if not separator or not key:
-        raise UserError(f"override {override!r} is not of the form key=value (optimiser.steps=100)")
-    *parents, last = key.split(".")
-    section = data
-    for parent in parents:
-        section = (
-            section.setdefault(parent, {})
-            if section.get(parent) is not None
-            else _new(section, parent)
-        )
-        if not isinstance(section, dict):
-            raise UserError(f"override {override!r}: {parent!r} is a value, not a section")
-    try:
-        section[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UserError(f"override {override!r}: the value is not valid YAML") from error
-
-
-def _new(section: dict[str, Any], key: str) -> dict[str, Any]:
-    section[key] = {}
-    return section[key]

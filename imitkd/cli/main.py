@@ -24,6 +24,7 @@ COMMAND_MODULES = (
     "imitkd.cli.evaluate",
     "imitkd.cli.translate",
     "imitkd.cli.demo",
+    "imitkd.cli.study",
 )
 
 EXIT_USER_ERROR = 2

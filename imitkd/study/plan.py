@@ -1,0 +1,206 @@
+"""A study file: what is compared, under which conditions; and the cells that it comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from seq2seq.errors import UserError
+from seq2seq.model import describe
+from student_trainer.config import RunConfig, make_config
+from student_trainer.methods import METHODS, Method
+from student_trainer.yaml_files import apply_override, merge, read_mapping
+
+# What makes rows comparable: nothing that a single method may change.
+CONDITIONS = ("seed", "optimiser.steps", "batch", "model", "vocabulary", "validation", "teacher")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class VariantConfig(_Section):
+    """A method with settings of its own.
+
+    Attributes:
+        name: of its rows; the method's by default.
+        overrides: ``a.b: value`` on top of the shared configuration, tuned on validation.
+        after: under ``seqinter``, the variant whose finished student it goes on from.
+    """
+
+    method: Method
+    name: str = ""
+    overrides: dict[str, Any] = {}
+    after: str = "vanilla"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, data: Any) -> Any:
+        return {"method": data} if isinstance(data, str) else data
+
+    @model_validator(mode="after")
+    def _same_conditions(self) -> VariantConfig:
+        for key in self.overrides:
+            if any(key == fixed or key.startswith(f"{fixed}.") for fixed in CONDITIONS):
+                raise ValueError(f"{key} is a condition of the whole study; set it in 'train'")
+        return self
+
+    @property
+    def label(self) -> str:
+        """The name of its rows."""
+        return self.name or self.method
+
+
+class StudentConfig(_Section):
+    """A student architecture.
+
+    Attributes:
+        model: model section of its configurations.
+        overrides: ``a.b: value``, tuned on validation, the same for all its methods.
+        variants: labels of the methods it is trained with; all by default.
+    """
+
+    model: dict[str, Any]
+    overrides: dict[str, Any] = {}
+    variants: list[str] | None = None
+
+
+class StudyConfig(_Section):
+    """A study.
+
+    Attributes:
+        corpus: prepared corpus directory, with references in its held-out splits.
+        tests: splits that are reported.
+        teacher: model directory; served for as long as the study needs it.
+        distilled: what `imitkd data distil` wrote of the training split.
+        train: the configuration that all cells share, or a file of it.
+        metric: of the intervals and p-values.
+        beam: the beam size besides greedy.
+        threads: of evaluation and of the teacher's service; the speeds depend on it.
+        limit_sentences: the first so many of each test split; all by default.
+        resamples, bootstrap_seed: of the bootstrap.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    corpus: Path
+    tests: list[str] = ["test"]
+    teacher: Path
+    distilled: Path | None = None
+    train: dict[str, Any]
+    students: dict[str, StudentConfig] = Field(min_length=1)
+    variants: list[VariantConfig] = Field(min_length=1)
+    seeds: list[int] = Field([1], min_length=1)
+    metric: str = "bleu"
+    beam: int = Field(5, ge=2)
+    threads: int = Field(1, ge=1)
+    limit_sentences: int | None = Field(None, ge=1)
+    resamples: int = Field(1000, ge=1)
+    bootstrap_seed: int = 12345
+
+    @model_validator(mode="after")
+    def _check(self) -> StudyConfig:
+        labels = [variant.label for variant in self.variants]
+        if len(set(labels)) != len(labels) or "teacher" in labels:
+            raise ValueError(f"names of variants must differ, from 'teacher' too: {labels}")
+        for student, settings in self.students.items():
+            chosen = labels if settings.variants is None else settings.variants
+            unknown = sorted(set(chosen) - set(labels))
+            if unknown:
+                raise ValueError(f"students.{student}.variants: no variant {unknown[0]!r}")
+            for variant in self.variants:
+                goes_on = variant.label in chosen and METHODS[variant.method].finished_student
+                if goes_on and variant.after not in chosen:
+                    raise ValueError(
+                        f"students.{student}: {variant.label} goes on from {variant.after}, which "
+                        "it is not trained with"
+                    )
+        return self
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run of a study."""
+
+    student: str
+    variant: VariantConfig
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Its directory, below the study's."""
+        return f"{self.student}/{self.variant.label}/seed{self.seed}"
+
+
+def load_study(path: Path, overrides: list[str] | None = None) -> StudyConfig:
+    """Read a study file; ``train`` may name a configuration file.
+
+    Raises:
+        UserError: a file cannot be read, or all faults of a file on one line.
+    """
+    data = read_mapping(path)
+    if isinstance(data.get("train"), str):
+        data["train"] = read_mapping(Path(data["train"]))
+    for override in overrides or []:
+        apply_override(data, override)
+    try:
+        study = StudyConfig(**data)
+    except (ValidationError, TypeError) as error:
+        text = describe(error) if isinstance(error, ValidationError) else str(error)
+        raise UserError(f"{path}: {text}") from error
+    for cell in cells(study):  # a fault in the last cell is told before the first
+        cell_config(study, cell, address="127.0.0.1:1", runs=Path("runs"))
+    return study
+
+
+def cells(study: StudyConfig) -> Iterator[Cell]:
+    """All cells; one that goes on from another comes after it."""
+    ordered = sorted(study.variants, key=lambda v: METHODS[v.method].finished_student)
+    for seed in study.seeds:
+        for student, settings in study.students.items():
+            for variant in ordered:
+                if settings.variants is None or variant.label in settings.variants:
+                    yield Cell(student, variant, seed)
+
+
+def cell_config(study: StudyConfig, cell: Cell, *, address: str, runs: Path) -> RunConfig:
+    """The training configuration of a cell.
+
+    Args:
+        address: where the teacher answers.
+        runs: parent of the study's run directories.
+
+    Raises:
+        UserError: its faults, on one line.
+    """
+    student, variant = study.students[cell.student], cell.variant
+    data = merge(study.train, {"name": f"{study.name}-{cell.key.replace('/', '-')}"})
+    data = merge(data, {"method": variant.method, "seed": cell.seed, "model": student.model})
+    data = merge(data, {"corpus": {"path": str(study.corpus)}})
+    if study.distilled is not None:
+        data = merge(data, {"corpus": {"distilled": str(study.distilled)}})
+    data = merge(data, {"teacher": {"address": address}})
+    spec = METHODS[variant.method]
+    if spec.finished_student:
+        before = runs / f"{cell.student}/{variant.after}/seed{cell.seed}" / "student"
+        data["initialise"] = {"from": str(before)}
+    for key, value in (student.overrides | variant.overrides).items():
+        _set(data, key, value)
+    return make_config(data, f"study {study.name}, cell {cell.key}")
+
+
+def _set(data: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    section = data
+    for parent in parents:
+        section[parent] = dict(section.get(parent) or {})
+        section = section[parent]
+    section[last] = value
+
+
+def needs_distilled(study: StudyConfig) -> bool:
+    """Whether some cell learns from what the teacher wrote."""
+    return any(METHODS[cell.variant.method].data != "reference" for cell in cells(study))

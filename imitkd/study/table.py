@@ -1,0 +1,58 @@
+"""The table of a study, in Markdown, from its results alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def _number(key: str, digits: int) -> Callable[[Row], str]:
+    return lambda row: "" if row[key] is None else f"{row[key]:,.{digits}f}"
+
+
+def _interval(row: Row) -> str:
+    return f"{row['ci_low']:.2f} .. {row['ci_high']:.2f}"
+
+
+_COLUMNS: Sequence[tuple[str, Callable[[Row], str]]] = (
+    ("student", lambda row: row["student"] or ""),
+    ("method", lambda row: row["method"]),
+    ("seeds", lambda row: ", ".join(map(str, row["seed"]))),
+    ("BLEU greedy", _number("bleu_greedy", 2)),
+    ("95 %", _interval),
+    ("BLEU beam", _number("bleu_beam5", 2)),
+    ("chrF", _number("chrf", 2)),
+    ("p vs vanilla", _number("p_vs_vanilla", 3)),
+    ("p vs seqkd", _number("p_vs_seqkd", 3)),
+    ("parameters", _number("parameters", 0)),
+    ("sentences/s", _number("greedy_sentences_per_s", 1)),
+    ("training s", _number("train_seconds", 0)),
+)
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """One table for each test split, means over seeds; then what the numbers rest on."""
+    metric = results["metric"]
+    columns = list(_COLUMNS)
+    if metric != "bleu":
+        columns.insert(3, (metric, _number("metric", 2)))
+    lines = [f"# {results['study']}", ""]
+    for test, sentences in results["tests"].items():
+        rows = [row for row in results["means"] if row["test"] == test]
+        lines += [f"## {test}, {sentences:,} sentences", ""]
+        lines += ["| " + " | ".join(name for name, _ in columns) + " |"]
+        lines += ["|" + "|".join("---" for _ in columns) + "|"]
+        lines += ["| " + " | ".join(cell(row) for _, cell in columns) + " |" for row in rows]
+        lines += [""]
+    bootstrap = results["bootstrap"]
+    lines += [
+        f"Means over seeds. Intervals and p-values: {metric} of the greedy texts, paired bootstrap "
+        f"over sentences, {bootstrap['resamples']:,} resamples, seed {bootstrap['seed']}. Beam "
+        f"{results['beam']}; speeds on {results['threads']} CPU thread(s).",
+        "",
+        *(f"- {name}: `{signature}`" for name, signature in results["signatures"].items()),
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,138 @@
+"""Study files: which cells they come to, and what they may not ask for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from imitkd.study.plan import Cell, StudyConfig, cell_config, cells, load_study, needs_distilled
+from seq2seq.errors import UserError
+
+MODEL = {"kind": "transformer", "d_model": 16, "heads": 2, "ffn": 32}
+
+
+def plain(**changes: Any) -> dict[str, Any]:
+    return {
+        "name": "little",
+        "corpus": "data/little",
+        "teacher": "teachers/little",
+        "train": {
+            "vocabulary": {"from": "teachers/little"},
+            "batch": {"sentences": 4},
+            "optimiser": {"steps": 5, "learning_rate": 0.001},
+        },
+        "students": {"small": {"model": MODEL | {"encoder_layers": 1, "decoder_layers": 1}}},
+        "variants": ["vanilla", "imitkd-full"],
+    } | changes
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Any:
+    def make(**changes: Any) -> Path:
+        path = tmp_path / "study.yaml"
+        path.write_text(yaml.safe_dump(plain(**changes), sort_keys=False))
+        return path
+
+    return make
+
+
+def keys(study: StudyConfig) -> list[str]:
+    return [cell.key for cell in cells(study)]
+
+
+def test_cells_are_students_by_variants_by_seeds(write: Any) -> None:
+    model = plain()["students"]["small"]["model"]
+    study = load_study(
+        write(
+            seeds=[1, 2],
+            students={
+                "small": {"model": model},
+                "other": {"model": model, "variants": ["vanilla"]},
+            },
+        )
+    )
+    assert keys(study) == [
+        f"{rest}/seed{seed}"
+        for seed in (1, 2)
+        for rest in ("small/vanilla", "small/imitkd-full", "other/vanilla")
+    ]
+
+
+def test_a_cell_that_goes_on_from_another_comes_last(write: Any) -> None:
+    study = load_study(write(variants=["seqinter", "vanilla", "seqkd"]))
+    assert keys(study) == ["small/vanilla/seed1", "small/seqkd/seed1", "small/seqinter/seed1"]
+    config = cell_config(study, list(cells(study))[-1], address="x:1", runs=Path("runs/little"))
+    assert config.initialise is not None
+    assert config.initialise.from_ == Path("runs/little/small/vanilla/seed1/student")
+    assert config.initialise.encoder_layers is None
+
+
+def test_a_variant_is_the_shared_configuration_with_its_own_settings(write: Any) -> None:
+    variant = {
+        "name": "jsd",
+        "method": "gkd",
+        "overrides": {"loss.divergence": "jsd", "optimiser.learning_rate": 0.5, "mixing.lambda": 1},
+    }
+    small = plain()["students"]["small"] | {"overrides": {"optimiser.learning_rate": 0.25}}
+    study = load_study(
+        write(variants=["vanilla", variant], students={"small": small}, distilled="data/d")
+    )
+    first, second = (
+        cell_config(study, cell, address="x:1", runs=Path("r")) for cell in cells(study)
+    )
+    assert (first.method, first.optimiser.learning_rate, first.name) == (
+        "vanilla", 0.25, "little-small-vanilla-seed1"
+    )  # fmt: skip
+    assert (second.method, second.optimiser.learning_rate) == ("gkd", 0.5)
+    assert second.loss.divergence == "jsd" and second.mixing.lambda_ == 1
+    assert second.optimiser.steps == first.optimiser.steps == 5
+    assert second.corpus.distilled == Path("data/d")
+    assert not needs_distilled(study)
+    assert needs_distilled(load_study(write(variants=["seqkd"])))
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"variants": [{"method": "imitkd", "overrides": {"optimiser.steps": 9}}]}, "a condition"),
+        ({"variants": [{"method": "imitkd", "overrides": {"batch.tokens": 9}}]}, "a condition"),
+        ({"variants": [{"method": "imitkd", "overrides": {"seed": 9}}]}, "a condition"),
+        ({"variants": ["vanilla", "vanilla"]}, "names of variants must differ"),
+        ({"variants": [{"method": "imitkd", "name": "teacher"}]}, "names of variants must differ"),
+        ({"variants": ["seqinter", "seqkd"]}, "seqinter goes on from vanilla"),
+        ({"variants": ["magic"]}, "given 'magic'"),
+        ({"variants": [{"method": "imitkd", "overrides": {"loss.colour": 1}}]}, "loss.colour"),
+        ({"variants": [{"method": "imitkd", "overrides": {"loss.payload": "full"}}]}, None),
+        ({"variants": [{"method": "imitkd", "overrides": {"loss.payload": "candidates"}}]},
+         "cell small/imitkd/seed1"),
+        ({"students": {}}, "students"),
+        ({"seeds": []}, "seeds"),
+        ({"name": "a/b"}, "name"),
+        ({"colour": "red"}, "unknown key 'colour'"),
+    ],
+)  # fmt: skip
+def test_what_a_study_may_not_ask_for(write: Any, changes: Any, fault: str | None) -> None:
+    if fault is None:
+        assert load_study(write(**changes))
+        return
+    with pytest.raises(UserError, match=fault) as told:
+        load_study(write(**changes))
+    assert "\n" not in str(told.value)
+
+
+def test_a_student_names_a_variant_that_is_not_there(write: Any) -> None:
+    small = plain()["students"]["small"] | {"variants": ["seqkd"]}
+    with pytest.raises(UserError, match=r"students.small.variants: no variant 'seqkd'"):
+        load_study(write(students={"small": small}))
+
+
+def test_the_shared_configuration_may_be_a_file(write: Any, tmp_path: Path) -> None:
+    shared = tmp_path / "shared.yaml"
+    shared.write_text(yaml.safe_dump(plain()["train"]))
+    study = load_study(write(train=str(shared)), ["train.optimiser.steps=7", "seeds=[4]"])
+    (cell, _) = cells(study)
+    assert cell == Cell("small", study.variants[0], 4)
+    assert cell_config(study, cell, address="x:1", runs=Path("r")).optimiser.steps == 7
