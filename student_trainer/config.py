@@ -77,7 +77,8 @@ class InitialiseConfig(_Section):
 
     Attributes:
         from_: a model directory of the same width and vocabulary.
-        encoder_layers: for each encoder layer of the new model, the layer it copies (from 0).
+        encoder_layers: for each encoder layer of the new model, the layer it copies (from 0); none
+            leaves them all as they are drawn.
         decoder_layers: likewise for the decoder.
     """
 

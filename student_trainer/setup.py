@@ -98,6 +98,8 @@ def student_bytes(config: RunConfig, vocabulary: Vocabulary) -> int:
 def copy_layers(model: Seq2SeqModel, vocabulary: Vocabulary, source: InitialiseConfig) -> None:
     """Start from chosen layers of a model directory; all that is not in a layer comes along.
 
+    A side without chosen layers stays as it is: a recurrent decoder behind a copied encoder, say.
+
     Raises:
         UserError: another vocabulary, a layer that is not there, or another shape.
     """
@@ -111,6 +113,8 @@ def copy_layers(model: Seq2SeqModel, vocabulary: Vocabulary, source: InitialiseC
     given = directory.model.state_dict()
     state = {k: v for k, v in given.items() if k.split(".")[0] not in chosen}
     for part, layers in chosen.items():
+        if not layers:
+            state |= {k: v for k, v in model.state_dict().items() if k.split(".")[0] == part}
         for new, old in enumerate(layers):
             found = {k: v for k, v in given.items() if k.startswith(f"{part}.{old}.")}
             if not found:
