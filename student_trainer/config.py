@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from seq2seq.errors import UserError
+from seq2seq.metrics import Metric
 from seq2seq.model import describe
 from teacher_service.addresses import written_addresses
 from teacher_service.errors import TeacherRefused
@@ -40,11 +41,14 @@ class CorpusConfig(_Section):
     Attributes:
         path: a prepared corpus directory.
         sentences: use only the first so many training pairs (the low-data setting).
+        long_sources: sentences whose source is over ``model.max_source_length``: ``leave-out``, or
+            ``cut`` their end off, as every source is in evaluation. Summaries want the latter.
         source_candidates: n-best size of source subword regularisation; 1 turns it off.
     """
 
     path: Path
     sentences: int | None = Field(None, ge=1)
+    long_sources: Literal["leave-out", "cut"] = "leave-out"
     source_candidates: int = Field(1, ge=1)
     source_alpha: float = Field(0.2, gt=0)
 
@@ -253,14 +257,16 @@ class TeacherConfig(_Section):
 
 
 class ValidationConfig(_Section):
-    """When and how the student is evaluated; the best by validation BLEU is kept.
+    """When and how the student is evaluated; the best one on the validation split is kept.
 
     Attributes:
+        metric: what is best: ``bleu``, or for summaries ``rouge``, the mean of ROUGE-1, -2 and -L.
         every: steps between two evaluations; the last step is always evaluated.
         sentences: the first so many validation pairs.
         patience: evaluations without a new best before the run ends early; 0: never.
     """
 
+    metric: Metric = "bleu"
     every: int = Field(200, ge=1)
     sentences: int = Field(1000, ge=1)
     patience: int = Field(0, ge=0)

@@ -20,6 +20,7 @@ from seq2seq.corpus import Example, read_split
 from seq2seq.data import BatchPlan, Segmentation, TokenizedSplit
 from seq2seq.errors import UserError
 from seq2seq.model import Seq2SeqModel, build_model
+from seq2seq.rouge import make_scorer
 from seq2seq.vocabulary import SentencePieceVocabulary, Vocabulary, load_vocabulary
 from student_trainer.config import InitialiseConfig, RunConfig, TeacherConfig
 from student_trainer.determinism import prepare_process
@@ -144,6 +145,7 @@ def make_data(config: RunConfig, vocabulary: Vocabulary) -> TrainingData:
         max_source_length=limits[0],
         max_target_length=limits[1],
         segmentation=Segmentation(config.corpus.source_candidates, config.corpus.source_alpha),
+        cut_sources=config.corpus.long_sources == "cut",
     )
     if not split.has_targets:
         raise UserError(
@@ -186,6 +188,8 @@ def make_learner(config: RunConfig, vocabulary: Vocabulary, run: RunDirectory) -
     """The learner with its student and the validation pairs."""
     check_device(config.device)
     prepare_process(config.deterministic)
+    if config.validation.metric == "rouge":
+        make_scorer()  # told now rather than at the first validation
     examples = validation_examples(config)
     return Learner(config, make_model(config, vocabulary), vocabulary, examples, run)
 
