@@ -148,7 +148,7 @@ class _Pairs:
         taken = np.flatnonzero(lengths <= info.batch_token_budget)
         different = np.array(list({keys[row]: row for row in taken}.values()), np.int64)
         order = np.argsort(lengths[different], kind="stable")
-        left_out = ids.dropped + len(ids) - len(taken)
+        left_out = ids.fit.left_out + len(ids) - len(taken)
         return cls(ids, keys, different[order], left_out)
 
     def positions(self, rows: np.ndarray) -> int:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from seq2seq.checkpoint import WEIGHTS_FILE, atomic_file, load_model_directory
+from seq2seq.checkpoint import (
+    WEIGHTS_FILE,
+    ModelDirectory,
+    atomic_file,
+    load_model_directory,
+)
 from seq2seq.corpus import read_split
 from seq2seq.decoding import Beam, Greedy
 from seq2seq.errors import UserError
+from seq2seq.metrics import Metric
 from seq2seq.threads import threads as pinned
 from seq2seq.translation import translate
 from student_trainer.evaluation import evaluate
@@ -29,11 +36,13 @@ def evaluate_directory(
     threads: int | None = None,
     device: str = "cpu",
     repeats: int = 1,
+    metric: Metric = "bleu",
 ) -> dict[str, Any]:
     """Evaluate and time; translating a few sentences first keeps start-up out of the time.
 
     Args:
         repeats: translate so many times; the speed is that of the median.
+        metric: ``rouge`` adds ROUGE to BLEU and chrF.
 
     Raises:
         UserError: broken model or corpus, or sentences without references.
@@ -47,7 +56,9 @@ def evaluate_directory(
         used = torch.get_num_threads()
         warm_up = [e.source for e in examples[:_WARM_UP]]
         translate(directory.model, directory.vocabulary, warm_up, mode)
-        found = evaluate(directory.model, directory.vocabulary, examples, mode, repeats=repeats)
+        found = evaluate(
+            directory.model, directory.vocabulary, examples, mode, metric=metric, repeats=repeats
+        )
     return {
         "model": str(model),
         "name": directory.name,
@@ -58,7 +69,8 @@ def evaluate_directory(
         "beam": beam,
         "threads": used,
         "device": device,
-        **found.scores.as_dict(),
+        "sources_cut": _cut(directory, [e.source for e in examples]),
+        **found.as_dict(),
         "loss": found.loss,
         "seconds": found.seconds,
         "sentences_per_s": found.sentences_per_s,
@@ -68,11 +80,23 @@ def evaluate_directory(
     }
 
 
+def _cut(directory: ModelDirectory, texts: Sequence[str]) -> int:
+    """How many sources are longer than the model takes and lose their end."""
+    limit = directory.model.config.max_source_length
+    encode = directory.vocabulary.encode_many
+    return sum(len(directory.vocabulary.as_source(ids)) > limit for ids in encode(texts))
+
+
 def print_evaluation(found: dict[str, Any]) -> None:
     """A few lines for people."""
     how = f"beam {found['beam']}" if found["beam"] > 1 else "greedy"
     where = f"{found['corpus']} {found['split']}, {found['sentences']} sentences"
     print(f"{found['name']} on {where}, {how}")
+    if found["sources_cut"]:
+        print(f"{found['sources_cut']} sources are longer than the model takes: their ends are cut")
+    if "rouge1" in found:
+        shown = "   ".join(f"ROUGE-{x} {found[f'rouge{x}']:.2f}" for x in ("1", "2", "L"))
+        print(f"{shown}   {found['rouge_signature']}")
     print(f"BLEU {found['bleu']:.2f}   {found['bleu_signature']}")
     print(f"chrF {found['chrf']:.2f}   {found['chrf_signature']}")
     print(

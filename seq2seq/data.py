@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -60,10 +61,23 @@ class Segmentation:
     alpha: float = 0.2
 
 
+class Fit(NamedTuple):
+    """How many sentences were over the model's limits.
+
+    Attributes:
+        left_out: are not used at all.
+        cut: lost the end of their source.
+    """
+
+    left_out: int = 0
+    cut: int = 0
+
+
 class TokenizedSplit:
     """Sources and first references of a split as ids, addressed by row.
 
-    Sentences longer than the model's limits are left out; ``dropped`` counts them.
+    Sentences longer than the model's limits are left out, or under ``cut_sources`` lose the end of
+    their source; ``fit`` counts both.
     """
 
     def __init__(
@@ -74,33 +88,37 @@ class TokenizedSplit:
         max_source_length: int,
         max_target_length: int,
         segmentation: Segmentation | None = None,
+        cut_sources: bool = False,
     ) -> None:
         segmentation = segmentation or Segmentation()
         references = [e.references[0] if e.references else "" for e in examples]
-        sources = map(vocabulary.as_source, vocabulary.encode_many([e.source for e in examples]))
+        read = vocabulary.encode_many([e.source for e in examples])
+        limit = max_source_length if cut_sources else None
+        sources = [vocabulary.as_source(ids, limit) for ids in read]
         targets = map(vocabulary.as_target, vocabulary.encode_many_targets(references))
         kept = [
             row
-            for row in zip(examples, sources, targets, strict=True)
+            for row in zip(examples, sources, targets, read, strict=True)
             if len(row[1]) <= max_source_length and len(row[2]) <= max_target_length
         ]
-        self.dropped = len(examples) - len(kept)
+        cut = sum(len(vocabulary.as_source(ids)) > len(source) for _, source, _, ids in kept)
+        self.fit = Fit(len(examples) - len(kept), cut)
         if not kept:
             raise UserError(
                 f"all {len(examples)} sentences are longer than the model's limits of "
                 f"{max_source_length} source and {max_target_length} target ids; raise the limits"
             )
-        self.has_targets = all(e.references for e, _, _ in kept)
+        self.has_targets = all(e.references for e, *_ in kept)
         self._unk_id = vocabulary.unk_id
         self._sources = _ragged(
             [
                 _segmented(vocabulary, example.source, source, segmentation, max_source_length)
-                for example, source, _ in kept
+                for example, source, *_ in kept
             ],
             segmentation.alpha,
             vocabulary.size,
         )
-        self._targets = _ragged([[(t, 0.0)] for _, _, t in kept], 1.0, vocabulary.size)
+        self._targets = _ragged([[(target, 0.0)] for _, _, target, _ in kept], 1.0, vocabulary.size)
         self.source_lengths = self._sources.best_lengths()
         self.target_lengths = self._targets.best_lengths()
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 from seq2seq.errors import UserError
+
+# What a model is judged by: translations by BLEU, summaries by ROUGE.
+Metric = Literal["bleu", "rouge"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,24 @@ def score_translations(hypotheses: Sequence[str], references: Sequence[Sequence[
     """
     from sacrebleu.metrics import BLEU, CHRF
 
+    check_references(hypotheses, references)
+    count = min(len(r) for r in references)
+    streams = [[r[i] for r in references] for i in range(count)]
+    bleu, chrf = BLEU(), CHRF()
+    bleu_score = bleu.corpus_score(list(hypotheses), streams)
+    chrf_score = chrf.corpus_score(list(hypotheses), streams)
+    return Scores(
+        bleu_score.score, chrf_score.score, str(bleu.get_signature()), str(chrf.get_signature())
+    )
+
+
+def check_references(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+    """Refuse what cannot be scored.
+
+    Raises:
+        UserError: a sentence has no reference.
+        ValueError: there is not one list of references for each hypothesis, or there are none.
+    """
     if not hypotheses or len(hypotheses) != len(references):
         raise ValueError(
             f"{len(hypotheses)} translations and {len(references)} lists of references: "
@@ -47,14 +69,6 @@ def score_translations(hypotheses: Sequence[str], references: Sequence[Sequence[
                 f"sentence {number} of {len(references)} has no reference, so there is nothing to "
                 "score against; evaluate on a split with references"
             )
-    count = min(len(r) for r in references)
-    streams = [[r[i] for r in references] for i in range(count)]
-    bleu, chrf = BLEU(), CHRF()
-    bleu_score = bleu.corpus_score(list(hypotheses), streams)
-    chrf_score = chrf.corpus_score(list(hypotheses), streams)
-    return Scores(
-        bleu_score.score, chrf_score.score, str(bleu.get_signature()), str(chrf.get_signature())
-    )
 
 
 def sentence_bleu(hypothesis: str, references: Sequence[str]) -> float:

@@ -1,86 +1,53 @@
-"""Encoder-decoder whose decoder reads its own text with a recurrent cell instead of self-attention.
+"""Encoder-decoders that read with recurrent cells instead of self-attention.
 
-The encoder, cross-attention and feed-forward are the Transformer's; a step costs the same however
-much has been written. With the SSRU cell and ``norm: post`` it is the decoder of Marian's fast
-models (Kim et al. 2019, "From Research to Production and Back: Ludicrously Fast Neural Machine
-Translation").
+The decoder's cell takes the place of self-attention; cross-attention and feed-forward are the
+Transformer's, so a step costs the same however much has been written. The encoder is a
+Transformer's, or reads with cells in both directions. With the SSRU cell, a Transformer encoder and
+``norm: post`` it is Marian's fast model (Kim et al. 2019, "From Research to Production and Back:
+Ludicrously Fast Neural Machine Translation").
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from typing import Literal, cast
+from collections.abc import Iterable
+from typing import Literal, Self, cast
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from seq2seq.batch import length_mask
+from seq2seq.cells import CELLS, Cell
 from seq2seq.dropout import DropoutSource
-from seq2seq.packing import Padded
-from seq2seq.transformer import DecoderLayer, EncoderDecoder, StackConfig
+from seq2seq.layers import Block, DecoderLayer, EncoderLayer, FeedForward, StackConfig
+from seq2seq.packing import PADDED, Padded
+from seq2seq.transformer import EncoderDecoder
 from seq2seq.transformer_state import Memory, SourceState
 
 
 class RecurrentConfig(StackConfig):
-    """Shape of a :class:`Recurrent` model."""
-
-    kind: Literal["recurrent"] = "recurrent"
-    cell: Literal["ssru"] = "ssru"
-
-
-class Cell(nn.Module, ABC):
-    """Reads a text from left to right; all it remembers is one row of ``width`` numbers.
+    """Shape of a :class:`Recurrent` model.
 
     Attributes:
-        width: W; zeros before the first token.
+        cell: of the decoder, and of a recurrent encoder.
+        encoder: ``recurrent`` reads in both directions, ``d_model / 2`` numbers each.
+        ffn: 0 leaves the feed-forward blocks out (with a recurrent encoder alone).
+        positions: ``none`` adds no position to an embedding: cells know the order by themselves.
     """
 
-    width: int
+    kind: Literal["recurrent"] = "recurrent"
+    cell: Literal["ssru", "sru", "gru", "lstm"] = "ssru"
+    encoder: Literal["transformer", "recurrent"] = "transformer"
+    ffn: int = Field(1024, ge=0)
+    positions: Literal["vaswani", "tensor2tensor", "none"] = "vaswani"  # type: ignore[assignment]
 
-    @abstractmethod
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """What it says at each position of whole texts, ``[B, T, D]``."""
-
-    @abstractmethod
-    def step(self, x_ND: Tensor, memory_NW: Tensor) -> tuple[Tensor, Tensor]:
-        """What it says ``[N, D]`` having read one more token, and what it then remembers."""
-
-
-class SSRU(Cell):
-    """Simpler Simple Recurrent Unit (Kim et al. 2019, section 3.1).
-
-    ``f = sigmoid(W_f x + b_f)``, ``c' = f * c + (1 - f) * W x``, and it says ``relu(c')``.
-    ``packed`` holds ``W`` over ``W_f``: neither product depends on what was read before, so those
-    of a whole text are one.
-    """
-
-    def __init__(self, d_model: int) -> None:
-        super().__init__()
-        self.width = d_model
-        self.packed = nn.Linear(d_model, 2 * d_model, bias=False)
-        self.forget_bias = nn.Parameter(torch.zeros(d_model))
-
-    def _gates(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        new, forget = self.packed(x).chunk(2, -1)
-        keep = torch.sigmoid(forget + self.forget_bias)
-        # Under autocast the products are narrow and what is added up over a text is not.
-        return new.to(keep.dtype), keep
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        new, keep = self._gates(x_BTD)
-        memory, read = torch.zeros_like(new[:, 0]), []
-        for now, share in zip(new.unbind(1), keep.unbind(1), strict=True):
-            memory = torch.lerp(now, memory, share)
-            read.append(memory)
-        return torch.stack(read, 1).relu()
-
-    def step(self, x_ND: Tensor, memory_NW: Tensor) -> tuple[Tensor, Tensor]:
-        new, keep = self._gates(x_ND)
-        memory = torch.lerp(new, memory_NW, keep)
-        return memory.relu(), memory
-
-
-_CELLS: dict[str, Callable[[int], Cell]] = {"ssru": SSRU}
+    @model_validator(mode="after")
+    def _check_encoder(self) -> Self:
+        if self.encoder == "transformer" and not self.ffn:
+            raise ValueError("ffn 0 needs encoder recurrent: a Transformer's has a feed-forward")
+        if self.encoder == "transformer" and self.positions == "none":
+            raise ValueError("positions none needs encoder recurrent: attention knows no order")
+        return self
 
 
 class RecurrentState(SourceState):
@@ -110,7 +77,7 @@ class RecurrentState(SourceState):
 class _RecurrentLayer(DecoderLayer):
     def _make_own(self, config: StackConfig) -> None:
         assert isinstance(config, RecurrentConfig)
-        self.cell = _CELLS[config.cell](config.d_model)
+        self.cell = CELLS[config.cell](config.d_model, config.d_model)
 
     def read(self, x: Tensor, layout: Padded) -> Tensor:
         return layout.pack(self.cell(layout.lay_out(x)))
@@ -120,10 +87,58 @@ class _RecurrentLayer(DecoderLayer):
         return said[:, None, :]
 
 
+class _BidirectionalLayer(nn.Module):
+    """Two cells, one from each end of a source, then feed-forward (none where ``ffn`` is 0)."""
+
+    def __init__(self, config: RecurrentConfig, source: DropoutSource) -> None:
+        super().__init__()
+        make, half = CELLS[config.cell], config.d_model // 2
+        self.rightwards = make(config.d_model, half)
+        self.leftwards = make(config.d_model, half)
+        self.block = Block(config, source)
+        self.feed_forward = FeedForward(config, source) if config.ffn else None
+        self.feed_forward_block = Block(config, source) if config.ffn else None
+
+    def forward(self, x: Tensor, mirror_BS: Tensor, layout: Padded = PADDED) -> Tensor:
+        """``mirror_BS``: see :func:`mirror`."""
+        y = layout.lay_out(self.block.before(x))
+        right, left = self.rightwards(y), _turned(self.leftwards(_turned(y, mirror_BS)), mirror_BS)
+        x = self.block.after(x, layout.pack(torch.cat([right, left], -1)))
+        if self.feed_forward is None or self.feed_forward_block is None:
+            return x
+        return self.feed_forward_block.apply_to(x, self.feed_forward)
+
+
+def mirror(lengths_B: Tensor, width: int) -> Tensor:
+    """int64 ``[B, width]``: for each real position the one as far from the other end of its row."""
+    places = torch.arange(width, device=lengths_B.device).expand(len(lengths_B), width)
+    return torch.where(length_mask(lengths_B, width), lengths_B[:, None] - 1 - places, places)
+
+
+def _turned(x_BSD: Tensor, mirror_BS: Tensor) -> Tensor:
+    return x_BSD.gather(1, mirror_BS[:, :, None].expand_as(x_BSD))
+
+
 class Recurrent(EncoderDecoder):
-    """Transformer encoder and recurrent decoder behind the shared interface."""
+    """Recurrent decoder and either encoder behind the shared interface."""
 
     config: RecurrentConfig
+
+    def _initialise(self) -> None:
+        super()._initialise()
+        for module in self.modules():
+            if isinstance(module, Cell):
+                module.initialise()
+
+    def _encoder_layer(self, source: DropoutSource) -> nn.Module:
+        if self.config.encoder == "recurrent":
+            return _BidirectionalLayer(self.config, source)
+        return EncoderLayer(self.config, source)
+
+    def _encoder_view(self, lengths_B: Tensor, width: int) -> Tensor:
+        if self.config.encoder == "recurrent":
+            return mirror(lengths_B, width)
+        return super()._encoder_view(lengths_B, width)
 
     def _decoder_layer(self, source: DropoutSource) -> DecoderLayer:
         return _RecurrentLayer(self.config, source)

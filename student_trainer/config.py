@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from seq2seq.errors import UserError
+from seq2seq.metrics import Metric
 from seq2seq.model import describe
 from student_trainer.methods import (
     METHODS,
@@ -50,12 +51,15 @@ class CorpusConfig(_Section):
         distilled: directory with the teacher's hypotheses for the training sources
             (`imitkd data distil`); unset: those of ``path``, if it is such a one itself.
         sentences: use only the first so many training pairs (the low-data setting).
+        long_sources: sentences whose source is over ``model.max_source_length``: ``leave-out``, or
+            ``cut`` their end off, as every source is in evaluation. Summaries want the latter.
         source_candidates: n-best size of source subword regularisation; 1 turns it off.
     """
 
     path: Path
     distilled: Path | None = None
     sentences: int | None = Field(None, ge=1)
+    long_sources: Literal["leave-out", "cut"] = "leave-out"
     source_candidates: int = Field(1, ge=1)
     source_alpha: float = Field(0.2, gt=0)
 
@@ -88,8 +92,8 @@ class InitialiseConfig(_Section):
 
     Attributes:
         from_: a model directory of the same width and vocabulary.
-        encoder_layers: for each encoder layer of the new model, the layer it copies (from 0);
-            unset: all, each from its like.
+        encoder_layers: for each encoder layer of the new model, the layer it copies (from 0); an
+            empty list leaves them all as they are drawn; unset: all, each from its like.
         decoder_layers: likewise for the decoder.
     """
 
@@ -299,14 +303,16 @@ class TeacherConfig(_Section):
 
 
 class ValidationConfig(_Section):
-    """When and how the student is evaluated; the best by validation BLEU is kept.
+    """When and how the student is evaluated; the best one on the validation split is kept.
 
     Attributes:
+        metric: what is best: ``bleu``, or for summaries ``rouge``, the mean of ROUGE-1, -2 and -L.
         every: steps between two evaluations; the last step is always evaluated.
         sentences: the first so many validation pairs.
         patience: evaluations without a new best before the run ends early; 0: never.
     """
 
+    metric: Metric = "bleu"
     every: int = Field(200, ge=1)
     sentences: int = Field(1000, ge=1)
     patience: int = Field(0, ge=0)

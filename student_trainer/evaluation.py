@@ -1,4 +1,4 @@
-"""Evaluation of a model on a split: sacreBLEU of its greedy output and its loss on references."""
+"""Evaluation of a model on a split: scores of its output, and its loss on references."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import torch
 from seq2seq.batch import decoder_inputs, packed_index, pad_sequences
 from seq2seq.corpus import Example
 from seq2seq.decoding import Beam, Greedy, LengthLimit
-from seq2seq.metrics import Scores, score_translations
+from seq2seq.metrics import Metric, Scores, score_translations
 from seq2seq.model import Seq2SeqModel
+from seq2seq.rouge import Rouge, score_summaries
 from seq2seq.translation import encode_sources, encode_targets, translate
 from seq2seq.vocabulary import Vocabulary
 from student_trainer.losses import reference_loss
@@ -26,12 +27,34 @@ class Evaluation:
     Attributes:
         loss: mean ``-log pi(y_t)`` of the first references, in nats a target id.
         seconds: spent in translating alone; the median where it was repeated.
+        rouge: where it is the metric.
     """
 
     scores: Scores
     loss: float
     translations: list[str]
     seconds: float
+    rouge: Rouge | None = None
+
+    @property
+    def quality(self) -> float:
+        """By the metric, in percent; more is better."""
+        return self.scores.bleu if self.rouge is None else self.rouge.mean
+
+    @property
+    def summary(self) -> str:
+        """The scores of the metric in words."""
+        if self.rouge is None:
+            return f"BLEU {self.scores.bleu:.2f} ({self.scores.bleu_signature})"
+        r = self.rouge
+        return (
+            f"ROUGE-1 {r.rouge1:.2f}, ROUGE-2 {r.rouge2:.2f}, ROUGE-L {r.rougeL:.2f} "
+            f"({r.rouge_signature})"
+        )
+
+    def as_dict(self) -> dict[str, float | str]:
+        """All scores as plain values for JSON."""
+        return self.scores.as_dict() | (self.rouge.as_dict() if self.rouge is not None else {})
 
     @property
     def sentences_per_s(self) -> float:
@@ -45,18 +68,26 @@ def evaluate(
     examples: Sequence[Example],
     mode: Greedy | Beam | None = None,
     *,
+    metric: Metric = "bleu",
     limit: LengthLimit | None = None,
     repeats: int = 1,
 ) -> Evaluation:
-    """Translate and score ``examples`` (all with references); ``repeats`` times for the speed."""
+    """Translate and score ``examples`` (all with references); ``repeats`` times for the speed.
+
+    Raises:
+        UserError: a source has no reference, or ROUGE is asked for and its library is not there.
+    """
     sources, texts, times = [e.source for e in examples], [], []
     for _ in range(repeats):
         begin = time.perf_counter()
         texts = translate(model, vocabulary, sources, mode, limit=limit)
         times.append(time.perf_counter() - begin)
     seconds = statistics.median(times)
-    scores = score_translations(texts, [e.references for e in examples])
-    return Evaluation(scores, validation_loss(model, vocabulary, examples), texts, seconds)
+    references = [e.references for e in examples]
+    scores = score_translations(texts, references)
+    rouge = score_summaries(texts, references) if metric == "rouge" else None
+    loss = validation_loss(model, vocabulary, examples)
+    return Evaluation(scores, loss, texts, seconds, rouge)
 
 
 def validation_loss(

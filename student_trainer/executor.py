@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from seq2seq.data import Fit
 from student_trainer.types import ShardTask, StepReport, ValidationReport
 
 
@@ -16,8 +17,8 @@ class Executor(Protocol):
     """
 
     @property
-    def left_out(self) -> int:
-        """Training sentences left out because they are longer than the student's limits."""
+    def fit(self) -> Fit:
+        """How many training sentences were longer than the student's limits."""
 
     def restore(self) -> tuple[int, dict[str, Any] | None]:
         """Continue from the newest checkpoint: (steps done, its extra values or None)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from seq2seq.data import Fit
 from student_trainer.learner import Learner
 from student_trainer.rollout_worker import RolloutWorker
 from student_trainer.types import ScoredShard, ShardTask, StepReport, ValidationReport
@@ -19,9 +20,9 @@ class InlineExecutor:
         self._learner, self._worker, self._close = learner, worker, close
 
     @property
-    def left_out(self) -> int:
+    def fit(self) -> Fit:
         """See :class:`~student_trainer.executor.Executor`."""
-        return self._worker.left_out
+        return self._worker.fit
 
     def restore(self) -> tuple[int, dict[str, Any] | None]:
         """See :class:`~student_trainer.executor.Executor`."""

@@ -61,7 +61,7 @@ class Learner:
         self._average = WeightAverage(model, decay) if decay else None
         self.store = WeightStore()
         self.steps_done = 0
-        self.best_bleu = float("-inf")
+        self.best_quality = float("-inf")
         self.best_step = 0
         self.evaluations_since_best = 0
 
@@ -158,15 +158,18 @@ class Learner:
     def _validate(self, begin: float) -> ValidationReport:
         limit = LengthLimit(**self._config.rollout.limit.model_dump())
         with compute(self._config.learner_threads, self._config.deterministic):
-            found = evaluate(self._model, self._vocabulary, self._validation, limit=limit)
-        best = found.scores.bleu > self.best_bleu
-        if best:
-            self.best_bleu, self.best_step, self.evaluations_since_best = (
-                found.scores.bleu,
-                self.steps_done,
-                0,
+            found = evaluate(
+                self._model,
+                self._vocabulary,
+                self._validation,
+                metric=self._config.validation.metric,
+                limit=limit,
             )
-            self._save_student(found.scores.bleu, found.scores.bleu_signature)
+        best = found.quality > self.best_quality
+        if best:
+            self.best_quality, self.best_step = found.quality, self.steps_done
+            self.evaluations_since_best = 0
+            self._save_student(found.summary)
         else:
             self.evaluations_since_best += 1
         return ValidationReport(
@@ -176,20 +179,23 @@ class Learner:
             loss=found.loss,
             seconds=self._clock() - begin,
             best=best,
+            rouge1=found.rouge.rouge1 if found.rouge else None,
+            rouge2=found.rouge.rouge2 if found.rouge else None,
+            rougeL=found.rouge.rougeL if found.rouge else None,
             examples=[
                 (e.source, text, e.references[0])
                 for e, text in zip(self._validation[:3], found.translations[:3], strict=True)
             ],
         )
 
-    def _save_student(self, bleu: float, signature: str) -> None:
+    def _save_student(self, scores: str) -> None:
         config = self._config
         card = (
             f"# {config.name}\n\nWritten by `imitkd train` (method {config.method}), step "
             f"{self.steps_done} of {config.optimiser.steps}.\n\n"
             f"- corpus: `{config.corpus.path.name}`\n"
             f"- parameters: {self._model.parameter_count():,}\n"
-            f"- validation BLEU (greedy): {bleu:.2f} ({signature})\n"
+            f"- validation, greedy: {scores}\n"
         )
         save_model_directory(
             self._run.student, self._model, self._vocabulary, name=config.name, card=card
@@ -212,9 +218,7 @@ class Learner:
             held = self.store.get(version)
             tensors |= {f"version/{version}/{k}": v for k, v in held.items()}
         state = {
-            "best_bleu": self.best_bleu
-            if self.best_step or self.best_bleu > float("-inf")
-            else None,
+            "best_quality": self.best_quality if self.best_quality > float("-inf") else None,
             "best_step": self.best_step,
             "evaluations_since_best": self.evaluations_since_best,
             "extra": extra,
@@ -256,8 +260,8 @@ class Learner:
                 self.store.put(int(part.removeprefix("version/")), weights)
         state = checkpoint.state
         self.steps_done = checkpoint.step
-        best = state["best_bleu"]
-        self.best_bleu = float("-inf") if best is None else best
+        best = state["best_quality"]
+        self.best_quality = float("-inf") if best is None else best
         self.best_step = state["best_step"]
         self.evaluations_since_best = state["evaluations_since_best"]
         return state["extra"]

@@ -81,9 +81,11 @@ class ProgressObserver:
     def on_validation(self, report: ValidationReport) -> None:
         """Print the scores."""
         mark = "  best so far" if report.best else ""
+        scores = f"BLEU {report.bleu:.2f}  chrF {report.chrf:.2f}"
+        if report.rouge1 is not None:
+            scores = f"ROUGE-1/2/L {report.rouge1:.2f}/{report.rouge2:.2f}/{report.rougeL:.2f}"
         self._console.print(
-            f"step {report.step}: validation BLEU {report.bleu:.2f}  chrF {report.chrf:.2f}  "
-            f"loss {report.loss:.3f}{mark}"
+            f"step {report.step}: validation {scores}  loss {report.loss:.3f}{mark}"
         )
 
     def close(self) -> None:

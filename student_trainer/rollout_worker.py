@@ -49,7 +49,7 @@ class RolloutWorker:
         self._config, self._split, self._plan = config, split, plan
         self._writer, self._teacher, self._clock = writer, teacher, clock
         self.version: int | None = None
-        self.left_out = split.dropped
+        self.fit = split.fit
 
     def load(self, version: int, weights: Weights) -> None:
         """Write with these weights from now on."""

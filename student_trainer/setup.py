@@ -20,6 +20,7 @@ from seq2seq.corpus import Example, read_split
 from seq2seq.data import BatchPlan, Segmentation, TokenizedSplit
 from seq2seq.errors import UserError
 from seq2seq.model import Seq2SeqModel, build_model
+from seq2seq.rouge import make_scorer
 from seq2seq.vocabulary import SentencePieceVocabulary, Vocabulary, load_vocabulary
 from student_trainer.config import InitialiseConfig, RunConfig, TeacherConfig
 from student_trainer.determinism import prepare_process
@@ -102,6 +103,8 @@ def student_bytes(config: RunConfig, vocabulary: Vocabulary) -> int:
 def copy_layers(model: Seq2SeqModel, vocabulary: Vocabulary, source: InitialiseConfig) -> None:
     """Start from a model directory or chosen layers of it; what is in no layer comes along.
 
+    A side without chosen layers stays as it is: a recurrent decoder behind a copied encoder, say.
+
     Raises:
         UserError: another vocabulary, a layer that is not there, or another shape.
     """
@@ -116,6 +119,8 @@ def copy_layers(model: Seq2SeqModel, vocabulary: Vocabulary, source: InitialiseC
     given = directory.model.state_dict()
     state = {k: v for k, v in given.items() if k.split(".")[0] not in chosen}
     for part, layers in chosen.items():
+        if not layers:
+            state |= {k: v for k, v in model.state_dict().items() if k.split(".")[0] == part}
         for new, old in enumerate(layers):
             found = {k: v for k, v in given.items() if k.startswith(f"{part}.{old}.")}
             if not found:
@@ -145,6 +150,7 @@ def make_data(config: RunConfig, vocabulary: Vocabulary) -> TrainingData:
         max_source_length=limits[0],
         max_target_length=limits[1],
         segmentation=Segmentation(config.corpus.source_candidates, config.corpus.source_alpha),
+        cut_sources=config.corpus.long_sources == "cut",
     )
     if not split.has_targets and not (config.student_writes and config.mixing.keeps_no_reference):
         raise UserError(
@@ -188,6 +194,8 @@ def make_learner(config: RunConfig, vocabulary: Vocabulary, run: RunDirectory) -
     """The learner with its student and the validation pairs."""
     check_device(config.device)
     prepare_process(config.deterministic)
+    if config.validation.metric == "rouge":
+        make_scorer()  # told now rather than at the first validation
     examples = validation_examples(config)
     head = make_teacher_head(config, vocabulary)
     return Learner(config, make_model(config, vocabulary), vocabulary, examples, run, head=head)

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from seq2seq.checkpoint import save_model_directory
+from seq2seq.data import Fit
 from seq2seq.errors import UserError
 from student_trainer.config import RunConfig, dump_config
 from student_trainer.driver import Driver, TrainingResult
@@ -107,7 +108,7 @@ def train(
     observers: list[Any] = []
     try:
         start, best = 0, None
-        _tell_left_out(config, executor)
+        _tell_misfits(config, executor.fit)
         if resume:
             start, best = _restore(executor, run, revision)
             run.write_config(dump_config(config))
@@ -117,7 +118,7 @@ def train(
                 observers.append(ProgressObserver(config.optimiser.steps, start, console))
             driver = Driver(config, executor, observers, {"teacher_revision": revision})
             result = driver.run(start, best)
-            run.write_summary(_summary(config, run, result, revision, executor.left_out))
+            run.write_summary(_summary(config, run, result, revision, executor.fit))
     finally:
         for observer in observers:
             observer.close()
@@ -136,16 +137,23 @@ def _resumable() -> Iterator[None]:
         raise
 
 
-def _tell_left_out(config: RunConfig, executor: Executor) -> None:
-    if executor.left_out:
-        source, target = build_limits(config)
+def _tell_misfits(config: RunConfig, fit: Fit) -> None:
+    source, target = build_limits(config)
+    if fit.left_out:
         _log.warning(
             "%d training sentences are longer than the student's limits (%d source and %d target "
             "ids, end symbol included) and are left out; model.max_source_length and "
             "model.max_target_length set them",
-            executor.left_out,
+            fit.left_out,
             source,
             target,
+        )
+    if fit.cut:
+        _log.warning(
+            "%d training sources are cut to their first %d ids, end symbol included; "
+            "model.max_source_length sets how many",
+            fit.cut,
+            source,
         )
 
 
@@ -186,7 +194,7 @@ def _summary(
     run: RunDirectory,
     result: TrainingResult,
     revision: str | None,
-    left_out: int,
+    fit: Fit,
 ) -> dict[str, Any]:
     totals = run.totals()
     best = replace(result.best, examples=[]) if result.best is not None else None
@@ -195,7 +203,8 @@ def _summary(
         "method": config.method,
         "runtime": config.runtime,
         "teacher_revision": revision,
-        "sentences_left_out": left_out,
+        "sentences_left_out": fit.left_out,
+        "sources_cut": fit.cut,
         "batches": result.steps,
         "stopped_early": result.stopped_early,
         "train_seconds": result.train_s,
@@ -203,6 +212,9 @@ def _summary(
         "best_step": best.step if best else None,
         "validation_bleu": best.bleu if best else None,
         "validation_chrf": best.chrf if best else None,
+        "validation_rouge1": best.rouge1 if best else None,
+        "validation_rouge2": best.rouge2 if best else None,
+        "validation_rougeL": best.rougeL if best else None,
         "validation_loss": best.loss if best else None,
         "student": str(run.student),
     } | totals

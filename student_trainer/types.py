@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
+from seq2seq.data import Fit
 from teacher_service.candidates import TokenTable
 from teacher_service.codec import PayloadRequest, ScoreResult
 
@@ -41,11 +42,11 @@ class WorkerReady:
     """A rollout worker's process is ready for shards.
 
     Attributes:
-        left_out: training sentences it left out, longer than the student's limits.
+        fit: how many training sentences were longer than the student's limits.
     """
 
     pid: int
-    left_out: int
+    fit: Fit
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ class StepReport:
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """An evaluation of the student on the validation split."""
+    """An evaluation of the student on the validation split; ROUGE where it is the metric."""
 
     step: int
     bleu: float
@@ -189,4 +190,7 @@ class ValidationReport:
     loss: float
     seconds: float
     best: bool
+    rouge1: float | None = None
+    rouge2: float | None = None
+    rougeL: float | None = None
     examples: list[tuple[str, str, str]] = field(default_factory=list)

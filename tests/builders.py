@@ -15,6 +15,13 @@ from seq2seq.transformer import EncoderDecoder
 from seq2seq.vocabulary import EOS_ID, START_ID, SentencePieceVocabulary, Vocabulary
 
 FIRST_WORD = START_ID + 1
+# Every cell, in either direction where it can be, with and without what may be left out.
+RECURRENT: dict[str, dict[str, Any]] = {
+    "sru": {"cell": "sru", "encoder": "recurrent", "ffn": 0, "positions": "none"},
+    "gru": {"cell": "gru"},
+    "lstm": {"cell": "lstm", "encoder": "recurrent", "norm": "post"},
+    "ssru": {"cell": "ssru", "encoder": "recurrent"},
+}
 
 
 def tiny_model(

@@ -16,6 +16,7 @@ import torch
 
 from seq2seq.model import Seq2SeqModel
 from seq2seq.transformer import Transformer
+from tests.recurrent_oracles import CELLS
 
 LogProbs = list[float]
 INFINITY = math.inf
@@ -282,6 +283,8 @@ class NaiveTransformer:
     def position(self, index: int) -> np.ndarray:
         """Sines in the first half, cosines in the second."""
         d = self.config.d_model
+        if self.config.positions == "none":
+            return np.zeros(d)
         steps = d if self.config.positions == "vaswani" else d - 2
         angles = [index / 10000 ** (2 * i / steps) for i in range(d // 2)]
         return np.array([math.sin(a) for a in angles] + [math.cos(a) for a in angles])
@@ -294,17 +297,18 @@ class NaiveTransformer:
         for number in range(getattr(self.config, f"{side}_layers")):
             name = f"{side}_layers.{number}"
             if side == "encoder":
-                x = self._sublayer(
-                    x, f"{name}.attention_block.norm", lambda y, n=name: self._own(y, n, False)
-                )
+                recurrent = getattr(self.config, "encoder", "transformer") == "recurrent"
+                block = "block" if recurrent else "attention_block"
+                x = self._sublayer(x, f"{name}.{block}.norm", lambda y, n=name: self._encode(y, n))
             else:
                 x = self._sublayer(x, f"{name}.self_block.norm", lambda y, n=name: self._read(y, n))
                 x = self._sublayer(
                     x, f"{name}.cross_block.norm", lambda y, n=name: self._cross(y, memory, n)
                 )
-            x = self._sublayer(
-                x, f"{name}.feed_forward_block.norm", lambda y, n=name: self._feed_forward(y, n)
-            )
+            if self.config.ffn:
+                x = self._sublayer(
+                    x, f"{name}.feed_forward_block.norm", lambda y, n=name: self._feed_forward(y, n)
+                )
         return self._norm(x, f"{side}_norm") if self.config.norm == "pre" else x
 
     def _sublayer(self, x: list[np.ndarray], norm: str, change: Any) -> list[np.ndarray]:
@@ -318,19 +322,21 @@ class NaiveTransformer:
 
     def _read(self, x: list[np.ndarray], layer: str) -> list[np.ndarray]:
         """How a decoder's layer takes in what was written."""
-        if getattr(self.config, "cell", None) == "ssru":
-            return self._ssru(x, f"{layer}.cell")
+        if self.config.kind == "recurrent":
+            return self._cell(x, f"{layer}.cell")
         return self._own(x, layer, True)
 
-    def _ssru(self, x: list[np.ndarray], name: str) -> list[np.ndarray]:
-        d = self.config.d_model
-        weight, bias = self.weights[f"{name}.packed.weight"], self.weights[f"{name}.forget_bias"]
-        c, said = np.zeros(d), []
-        for y in x:
-            f = 1 / (1 + np.exp(-(weight[d:] @ y + bias)))
-            c = f * c + (1 - f) * (weight[:d] @ y)
-            said.append(np.maximum(0, c))
-        return said
+    def _cell(self, x: list[np.ndarray], name: str) -> list[np.ndarray]:
+        own = {k.removeprefix(f"{name}."): v for k, v in self.weights.items() if name + "." in k}
+        return CELLS[self.config.cell](x, own)
+
+    def _encode(self, x: list[np.ndarray], layer: str) -> list[np.ndarray]:
+        """How an encoder's layer lets positions look at each other."""
+        if getattr(self.config, "encoder", "transformer") == "transformer":
+            return self._own(x, layer, False)
+        right = self._cell(x, f"{layer}.rightwards")
+        left = self._cell(x[::-1], f"{layer}.leftwards")[::-1]
+        return [np.concatenate(pair) for pair in zip(right, left, strict=True)]
 
     def _own(self, x: list[np.ndarray], layer: str, causal: bool) -> list[np.ndarray]:
         name = f"{layer}.self_attention" if causal else f"{layer}.attention"

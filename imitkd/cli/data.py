@@ -37,7 +37,7 @@ From = Annotated[
     _option("--from", "Files at hand in place of a download: a wheel or a folder.", None, "PATH"),
 ]
 BaseUrl = Annotated[
-    str | None, _option("--base-url", "A mirror of the files of multi30k.", None, "URL")
+    str | None, _option("--base-url", "A mirror of the files of multi30k or aeslc.", None, "URL")
 ]
 Cache = Annotated[
     Path | None,
@@ -108,7 +108,6 @@ def prepare(
     A directory that already holds the very same corpus is left untouched.
     """
     from imitkd.corpora import Fetching, prepare
-    from imitkd.corpora.multi30k import BASE_URL
 
     own = _own_files(
         {
@@ -126,7 +125,7 @@ def prepare(
         },
     )
     directory = out or Path("data") / name
-    fetching = Fetching(cache=cache, base_url=base_url or BASE_URL)
+    fetching = Fetching(cache=cache, base_url=base_url)
     _report(directory, prepare(name, directory, source=from_, own=own, fetching=fetching))
 
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 app = typer.Typer()
+
+
+class Metric(StrEnum):
+    """What the output is scored by."""
+
+    bleu = "bleu"
+    rouge = "rouge"
 
 
 @app.command()
@@ -22,11 +30,14 @@ def evaluate(
     repeats: Annotated[
         int, typer.Option(min=1, help="Translate so many times; the median gives the speed.")
     ] = 1,
+    metric: Annotated[
+        Metric, typer.Option(help="rouge: ROUGE-1/2/L too, for summaries; needs rouge-score.")
+    ] = Metric.bleu,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write scores and translations here.")
     ] = None,
 ) -> None:
-    """Translate a split and print BLEU, chrF (sacreBLEU, with signatures) and the speed."""
+    """Translate a split; print BLEU, chrF (ROUGE too where asked for), signatures, the speed."""
     from imitkd.scoring import evaluate_directory, print_evaluation, write_evaluation
 
     found = evaluate_directory(
@@ -38,6 +49,7 @@ def evaluate(
         threads=threads,
         device=device,
         repeats=repeats,
+        metric=metric.value,
     )
     print_evaluation(found)
     if json_file is not None:

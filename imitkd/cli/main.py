@@ -22,6 +22,8 @@ COMMAND_MODULES = (
     "imitkd.cli.teacher",
     "imitkd.cli.train",
     "imitkd.cli.evaluate",
+    "imitkd.cli.analyse",
+    "imitkd.cli.report",
     "imitkd.cli.translate",
     "imitkd.cli.demo",
     "imitkd.cli.study",

@@ -67,7 +67,7 @@ def read_aligned(source: Path, targets: Sequence[Path]) -> list[Example]:
                 f"'{source}' has {len(columns[0])} lines and '{path}' has {len(column)}; "
                 "line n of one must translate line n of the other"
             )
-    return [_pair(row[0], row[1:]) for row in zip(*columns, strict=True)]
+    return [make_pair(row[0], row[1:]) for row in zip(*columns, strict=True)]
 
 
 def read_tsv(path: Path) -> list[Example]:
@@ -85,7 +85,7 @@ def read_tsv(path: Path) -> list[Example]:
                 f"'{path}' line {number} has {len(fields)} tab-separated columns, the lines before "
                 f"it {columns}; write source and reference(s) in the same number of columns"
             )
-        pairs.append(_pair(fields[0], fields[1:]))
+        pairs.append(make_pair(fields[0], fields[1:]))
     return pairs
 
 
@@ -120,7 +120,7 @@ def _pair_of_row(row: Any, path: Path, number: int) -> Example:
             f"'{path}' line {number} is not a corpus row; write "
             '{"source": "...", "target": "..."} or {"source": "...", "references": ["...", ...]}'
         )
-    return _pair(texts[0], texts[1:])
+    return make_pair(texts[0], texts[1:])
 
 
 def read_table(path: Path) -> list[Example]:
@@ -133,7 +133,7 @@ def read_table(path: Path) -> list[Example]:
     raise UserError(f"cannot tell the format of '{path}'; name it .tsv or .jsonl (or add .gz)")
 
 
-def _pair(source: str, references: Sequence[str]) -> Example:
+def make_pair(source: str, references: Sequence[str]) -> Example:
     """Texts cleaned; references that are empty or said already are left out."""
     texts = (clean_text(reference) for reference in references)
     return Example(clean_text(source), tuple(dict.fromkeys(text for text in texts if text)))

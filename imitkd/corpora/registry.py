@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from imitkd.corpora import multi30k, own_files, ui_strings
+from imitkd.corpora import aeslc, multi30k, own_files, ui_strings
 from imitkd.corpora.download import Retry, cache_directory, pip_download
 from imitkd.corpora.own_files import OwnFiles
 from imitkd.corpora.store import CorpusInfo, check_replaceable, file_sha256, kept, write_corpus
@@ -49,6 +49,13 @@ def list_corpora() -> list[CorpusEntry]:
         ),
         CorpusEntry("multi30k-de-en", "image captions, German to English", *captions),
         CorpusEntry("multi30k-en-de", "image captions, English to German", *captions),
+        CorpusEntry(
+            aeslc.NAME,
+            "e-mails and their subject lines (summaries), English",
+            "14,436 / 1,960 / 1,906",
+            aeslc.LICENCE,
+            "GitHub, or --from DIR",
+        ),
     ]
 
 
@@ -57,7 +64,7 @@ class Fetching:
     """Where downloads come from and go to; tests point these at a server of their own."""
 
     cache: Path | None = None
-    base_url: str = multi30k.BASE_URL
+    base_url: str | None = None  # None: the corpus's own
     sha256: Mapping[str, str] | None = None  # None: the published digests
     pip: tuple[str, ...] | None = None
     retry: Retry | None = None
@@ -78,9 +85,10 @@ def prepare(
     """Prepare the corpus `name` as a corpus directory (see `store`) and return its description.
 
     `source` names files at hand in place of a download: a wheel or a folder that holds it for
-    ui-strings, the folder of the raw files for multi30k. With `own` the corpus is made of the
-    user's own files and `name` is free. A directory that already is this corpus is kept untouched;
-    an older corpus in its place is replaced, all at once. Raises UserError with one line.
+    ui-strings, the folder of the raw files for multi30k and aeslc. With `own` the corpus is made of
+    the user's own files and `name` is free. A directory that already is this corpus is kept
+    untouched; an older corpus in its place is replaced, all at once. Raises UserError with one
+    line.
     """
     out_dir = Path(out_dir)
     fetching = fetching or Fetching()
@@ -107,6 +115,8 @@ _Builder = Callable[[str, Path, Path | None, Fetching], CorpusInfo]
 
 
 def _builder(name: str) -> _Builder | None:
+    if name == aeslc.NAME:
+        return _prepare_aeslc
     if name in multi30k.DIRECTIONS:
         return _prepare_multi30k
     if name.startswith(ui_strings.PREFIX):
@@ -177,10 +187,42 @@ def _prepare_multi30k(
         known = dict(multi30k.SHA256 if fetching.sha256 is None else fetching.sha256)
         if kept_info := kept(out_dir, multi30k.describe(name, known).fingerprint):
             return kept_info
-        multi30k.fetch(folder, fetching.base_url, known, fetching.retry)
+        multi30k.fetch(folder, fetching.base_url or multi30k.BASE_URL, known, fetching.retry)
         found = multi30k.digests(folder)
     info = multi30k.describe(name, found)
     return _finish(out_dir, info, lambda: multi30k.build(folder, name), multi30k.notes)
+
+
+def _prepare_aeslc(name: str, out_dir: Path, source: Path | None, fetching: Fetching) -> CorpusInfo:
+    if source is None:
+        known = dict(aeslc.SHA256 if fetching.sha256 is None else fetching.sha256)
+        if present := kept(out_dir, aeslc.describe(known).fingerprint):
+            return present
+        base_url = fetching.base_url or aeslc.BASE_URL
+        source = aeslc.fetch(fetching.folder(name), base_url, fetching.retry)
+        _check_mails(source, known)
+    if files := aeslc.json_files(source):
+        info = aeslc.describe(aeslc.json_digests(files))
+        return _finish(out_dir, info, lambda: aeslc.build_json(files), aeslc.notes)
+    mails = aeslc.mails_at_hand(source)
+    if mails is None:
+        raise UserError(
+            f"'{source}' is neither a copy of the AESLC repository, nor its .tar.gz, nor a folder "
+            "of train.jsonl, dev.jsonl and test.jsonl (or .gz); --from wants one of them"
+        )
+    info = aeslc.describe({name: aeslc.digest(mails)})
+    return _finish(out_dir, info, lambda: aeslc.build(mails, source), aeslc.notes)
+
+
+def _check_mails(archive: Path, known: Mapping[str, str]) -> None:
+    """Raises UserError where a download holds other e-mails than the published ones."""
+    found = aeslc.digest(aeslc.read_archive(archive))
+    if known.get(aeslc.NAME, found) != found:
+        archive.unlink()
+        raise UserError(
+            f"the e-mails downloaded have sha256 {found}, not {known[aeslc.NAME]}; try again, or "
+            "pass files at hand with --from"
+        )
 
 
 def _prepare_own(name: str, out_dir: Path, own: OwnFiles) -> CorpusInfo:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from imitkd.importing.marian_options import OPTIONS_ITEM
 from seq2seq.errors import UserError
+from seq2seq.layers import StackConfig
 from seq2seq.recurrent import RecurrentConfig
-from seq2seq.transformer import StackConfig
 
 TABLE, LOGIT_BIAS = "Wemb", "decoder_ff_logit_out_b"
 # Ids that Marian's vocabulary does not have are never written: exp of this is 0 in float32, and it

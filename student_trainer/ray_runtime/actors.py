@@ -55,7 +55,7 @@ class RolloutActor:
         teacher = make_teacher(self._config, vocabulary)
         data = make_data(self._config, vocabulary)
         self._worker = make_worker(self._config, vocabulary, data, teacher)
-        return WorkerReady(os.getpid(), self._worker.left_out)
+        return WorkerReady(os.getpid(), self._worker.fit)
 
     @ray.method(num_returns=2)
     def run(self, task: ShardTask, weights: WeightsRef) -> tuple[ShardTask, ScoredShard]:

@@ -14,6 +14,7 @@ import ray
 from pydantic import BaseModel
 from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 
+from seq2seq.data import Fit
 from seq2seq.errors import UserError
 from student_trainer.config import RunConfig
 from student_trainer.ray_runtime import cluster, placement
@@ -66,9 +67,9 @@ class RayExecutor:
         self._wait(preparing)
 
     @property
-    def left_out(self) -> int:
+    def fit(self) -> Fit:
         """See :class:`~student_trainer.executor.Executor`."""
-        return self._workers.left_out
+        return self._workers.fit
 
     def restore(self) -> tuple[int, dict[str, Any] | None]:
         """See :class:`~student_trainer.executor.Executor`."""

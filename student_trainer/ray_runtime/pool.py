@@ -20,6 +20,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from seq2seq.data import Fit
 from seq2seq.errors import UserError
 from student_trainer.ray_runtime.cluster import Ref, first_line
 from student_trainer.types import ShardTask, WorkerReady
@@ -76,7 +77,7 @@ class WorkerPool:
         self._start = start
         self._numbers = itertools.count()
         self._failed_starts = 0
-        self._left_out: int | None = None
+        self._fit: Fit | None = None
         self._waiting: list[tuple[int, int, int, ShardHandle]] = []
         self._tickets = itertools.count()
         self._workers = [self._new_worker() for _ in range(count)]
@@ -125,10 +126,10 @@ class WorkerPool:
         return [w.ready.pid for w in self._workers if w.ready is not None]
 
     @property
-    def left_out(self) -> int:
+    def fit(self) -> Fit:
         """Training sentences longer than the student's limits: the same for every worker."""
-        assert self._left_out is not None, "no worker was ready yet"
-        return self._left_out
+        assert self._fit is not None, "no worker was ready yet"
+        return self._fit
 
     def close(self) -> None:
         """End all workers at once."""
@@ -169,7 +170,7 @@ class WorkerPool:
         if worker.preparing is not None and worker.preparing in ready:
             try:
                 worker.ready = value_of(worker.preparing)
-                self._left_out = worker.ready.left_out
+                self._fit = worker.ready.fit
             except RayActorError as error:
                 self._replace(worker, error)
                 return

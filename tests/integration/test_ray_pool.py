@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import ray
 
+from seq2seq.data import Fit
 from seq2seq.errors import UserError
 from student_trainer.ray_runtime.pool import DEPTH, ShardHandle, WorkerPool, value_of
 from student_trainer.types import ShardTask, WorkerReady
@@ -41,7 +42,7 @@ def pool_of() -> Iterator[Callable[..., WorkerPool]]:
 
             def prepare(self) -> WorkerReady:
                 begin(self._number)
-                return WorkerReady(os.getpid(), left_out=3)
+                return WorkerReady(os.getpid(), Fit(3, 2))
 
             @ray.method(num_returns=2)
             def run(self, task: Any, weights: object) -> tuple[Any, Any]:
@@ -71,7 +72,7 @@ def test_shards_come_back_and_every_worker_had_some(pool_of):
     pool = pool_of(2)
     pool.wait_ready()
     assert len(set(pool.processes())) == 2
-    assert pool.left_out == 3
+    assert pool.fit == Fit(3, 2)
     handles = submit(pool, *(task(b) for b in range(4)))
     pool.wait_for(handles)
     assert [batch for _, batch in results(handles)] == [0, 1, 2, 3]

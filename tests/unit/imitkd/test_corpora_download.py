@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -15,52 +12,7 @@ from imitkd.corpora.download import Retry, cache_directory, download
 from imitkd.corpora.store import file_sha256
 from seq2seq.corpus import Example
 from seq2seq.errors import UserError
-
-
-class Server:
-    """Answers GET from `files`; `faults[path]` are statuses (or "cut") to answer with first."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.faults: dict[str, list[int | str]] = {}
-        self.requests: list[str] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                outer.requests.append(self.path)
-                fault = next(iter(outer.faults.get(self.path, [])), None)
-                if fault is not None:
-                    outer.faults[self.path].pop(0)
-                if isinstance(fault, int) or self.path not in outer.files:
-                    self.send_error(fault if isinstance(fault, int) else 404)
-                    return
-                body = outer.files[self.path]
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body[: len(body) // 2] if fault == "cut" else body)
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
-        # serve_forever looks for a shutdown only this often
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
-        self._thread.start()
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.close()
+from tests.http_files import Server
 
 
 @pytest.fixture

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from seq2seq.decoding import Beam, Greedy, LengthLimit, generate
 from seq2seq.transformer import EncoderDecoder
 from tests import oracles
-from tests.builders import sentences, tiny_model
+from tests.builders import RECURRENT, sentences, tiny_model
 
 V = 9
 LIMIT = LengthLimit(ratio=1.0, offset=2, cap=7)
 SOURCES = sentences(4, [3, 6, 1, 4, 4, 2], V)
 
 
-def lively(seed: int, kind: str = "transformer") -> EncoderDecoder:
-    return tiny_model(seed, vocab_size=V, end_bias=0.0, spread=0.5, kind=kind)
+def lively(seed: int, **shape: Any) -> EncoderDecoder:
+    return tiny_model(seed, vocab_size=V, end_bias=0.0, spread=0.5, **shape)
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +54,9 @@ def test_equals_the_slow_beam_search(model: EncoderDecoder, size: int, penalty: 
         assert [h.log_prob for h in row] == pytest.approx([s for _, s, _ in expected], abs=1e-4)
 
 
-@pytest.mark.parametrize("seed", [2, 10, 21])
-def test_a_recurrent_decoder_equals_the_slow_beam_search(seed: int) -> None:
-    model = lively(seed, "recurrent")
+@pytest.mark.parametrize("shape", RECURRENT)
+def test_a_recurrent_decoder_equals_the_slow_beam_search(shape: str) -> None:
+    model = lively(10, kind="recurrent", **RECURRENT[shape])
     found = generate(model, SOURCES, Beam(3, 3, exact=True), limit=LIMIT)
     for source, row in zip(SOURCES, found, strict=True):
         expected = oracles.beam(model, source, size=3, limit=LIMIT.of(len(source)))

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seq2seq.corpus import Example, read_split
-from seq2seq.data import BatchPlan, Segmentation, TokenizedSplit
+from seq2seq.data import BatchPlan, Fit, Segmentation, TokenizedSplit
 from seq2seq.errors import UserError
 from seq2seq.vocabulary import EOS_ID, UNK_ID, SentencePieceVocabulary
 from tests.builders import tiny_text, tiny_vocabulary
@@ -111,7 +111,7 @@ def test_only_over_long_sentences_is_a_fault_with_the_limits() -> None:
 def test_rows_hold_ids_with_the_end_symbol() -> None:
     vocabulary, rows = tiny_vocabulary(), examples()
     split = tokenised(rows)
-    assert len(split) == 12 and split.dropped == 0 and split.has_targets
+    assert len(split) == 12 and split.fit == Fit(0, 0) and split.has_targets
     for number, example in enumerate(rows):
         assert split.source(number).tolist() == vocabulary.encode_source(example.source)
         assert split.target(number).tolist() == vocabulary.encode_target(example.references[0])
@@ -126,10 +126,27 @@ def test_sentences_over_a_limit_are_left_out_and_counted() -> None:
         for limit in range(lengths.min(), lengths.max() + 1):
             split = tokenised(rows, **{side: limit})
             kept = (lengths <= limit).nonzero()[0]
-            assert len(split) == len(kept) == 12 - split.dropped
+            assert len(split) == len(kept) == 12 - split.fit.left_out
             for row, origin in enumerate(kept):
                 assert split.source(row).tolist() == whole.source(origin).tolist()
                 assert split.target(row).tolist() == whole.target(origin).tolist()
+
+
+def test_sources_may_be_cut_and_are_counted() -> None:
+    rows = examples()
+    whole, limit = tokenised(rows), 6
+    split = tokenised(rows, source=limit, cut_sources=True)
+    long = whole.source_lengths > limit
+    assert 0 < long.sum() < len(rows)
+    assert split.fit == Fit(left_out=0, cut=long.sum()) and len(split) == len(rows)
+    for row in range(len(rows)):
+        ids = whole.source(row).tolist()
+        assert split.source(row).tolist() == ([*ids[: limit - 1], EOS_ID] if long[row] else ids)
+        assert split.target(row).tolist() == whole.target(row).tolist()
+    target = int(whole.target_lengths.max()) - 1
+    both = tokenised(rows, source=limit, target=target, cut_sources=True)
+    kept = whole.target_lengths <= target
+    assert both.fit == Fit(left_out=(~kept).sum(), cut=(long & kept).sum())
 
 
 def test_the_first_reference_is_the_target_and_none_is_marked() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,15 +14,23 @@ from seq2seq.decoding import Greedy, Hypothesis, LengthLimit, Sample, generate
 from seq2seq.inflight import IDLE_SHARE, likeliest
 from seq2seq.transformer import EncoderDecoder
 from seq2seq.transformer_state import CAPACITY_STEP
-from tests.builders import sentences, step_sizes, tiny_model
+from tests.builders import RECURRENT, sentences, step_sizes, tiny_model
 
 V = 13
 # Longer than the first capacity of a cache, so that caches grow while rows lag behind.
 LIMIT = LengthLimit(ratio=4.0, offset=3, cap=45)
 
 
-def lively(seed: int, norm: str = "pre", kind: str = "transformer") -> EncoderDecoder:
-    return tiny_model(seed, vocab_size=V, end_bias=-0.5, spread=0.5, norm=norm, kind=kind)
+SHAPES: dict[str, dict[str, Any]] = {
+    "pre": {},
+    "post": {"norm": "post"},
+    "marian": {"kind": "recurrent", "norm": "post"},
+    **{name: {"kind": "recurrent"} | shape for name, shape in RECURRENT.items()},
+}
+
+
+def lively(seed: int, shape: str = "pre") -> EncoderDecoder:
+    return tiny_model(seed, vocab_size=V, end_bias=-0.5, spread=0.5, **SHAPES[shape])
 
 
 def ids(found: list[list[Hypothesis]]) -> list[tuple[list[int], bool]]:
@@ -35,8 +45,7 @@ def ids(found: list[list[Hypothesis]]) -> list[tuple[list[int], bool]]:
     rows=st.integers(1, 5),
     every=st.sampled_from([1, 4]),
     mode=st.sampled_from([Greedy(), Sample(4, 0.8, 5), Sample(0, 1.3, 6)]),
-    norm=st.sampled_from(["pre", "post"]),
-    kind=st.sampled_from(["transformer", "recurrent"]),
+    shape=st.sampled_from(sorted(SHAPES)),
 )
 def test_company_changes_nothing(
     seed: int,
@@ -45,10 +54,9 @@ def test_company_changes_nothing(
     rows: int,
     every: int,
     mode: Greedy | Sample,
-    norm: str,
-    kind: str,
+    shape: str,
 ) -> None:
-    model, sources = lively(seed % 5, norm, kind), sentences(seed, lengths, V)
+    model, sources = lively(seed % 5, shape), sentences(seed, lengths, V)
     forced = [[4 + (n + i) % 8 for i in range(k)] for n, k in enumerate(prefixes[: len(lengths)])]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("seq2seq.inflight.STEPS_BETWEEN_LOOKS", {"cpu": every})

@@ -9,24 +9,22 @@ import torch
 
 from seq2seq.batch import decoder_inputs, length_mask, packed_index, pad_sequences
 from seq2seq.ensemble import Ensemble
-from seq2seq.model import EncoderOutput, Seq2SeqModel, build_model
+from seq2seq.model import EncoderOutput, Seq2SeqModel
 from seq2seq.packing import PADDED, Packed, packing
-from tests.builders import sentences, tiny_model
+from tests.builders import RECURRENT, sentences, tiny_model
 
 SOURCES = sentences(1, [9, 1, 4, 9, 2])
 TARGETS = sentences(2, [1, 7, 0, 12, 3], end=False)
 
 
-def recurrent() -> Seq2SeqModel:
-    torch.manual_seed(3)
-    shape = {"vocab_size": 12, "d_model": 16, "heads": 2, "ffn": 24, "decoder_layers": 2}
-    return build_model({"kind": "recurrent", "cell": "ssru"} | shape).eval()
-
-
 MODELS = {
     "pre": lambda: tiny_model(4),
     "post": lambda: tiny_model(4, norm="post"),
-    "recurrent": recurrent,
+    "recurrent": lambda: tiny_model(4, kind="recurrent"),
+    **{
+        name: lambda shape=shape: tiny_model(4, kind="recurrent", **shape)
+        for name, shape in RECURRENT.items()
+    },
     "ensemble": lambda: Ensemble([tiny_model(4), tiny_model(5, d_model=8)]).eval(),
 }
 

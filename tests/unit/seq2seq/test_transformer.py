@@ -14,7 +14,7 @@ from seq2seq.errors import UserError
 from seq2seq.model import build_model
 from seq2seq.transformer import EncoderDecoder, sinusoidal_positions
 from seq2seq.transformer_state import CAPACITY_STEP, TransformerState
-from tests.builders import sentences, tiny_model
+from tests.builders import RECURRENT, sentences, tiny_model
 from tests.oracles import NaiveTransformer
 
 FORMS = [(norm, act) for norm in ("pre", "post") for act in ("relu", "gelu", "swish")]
@@ -22,7 +22,7 @@ SHAPES = [
     pytest.param({"kind": kind, "norm": norm}, id=f"{kind}-{norm}")
     for kind in ("transformer", "recurrent")
     for norm in ("pre", "post")
-]
+] + [pytest.param({"kind": "recurrent"} | shape, id=name) for name, shape in RECURRENT.items()]
 TOLERANCE = 2e-5
 
 
@@ -54,7 +54,10 @@ def stepped(model: EncoderDecoder, sources: list[list[int]], targets: list[list[
         ({"kind": "transformer", "norm": "none"}, "norm: .*'pre' or 'post'"),
         ({"kind": "transformer", "vocab_size": 2}, "vocab_size: .*given 2"),
         ({"kind": "transformer", "cell": "ssru"}, "unknown key 'cell'"),
-        ({"kind": "recurrent", "cell": "elman"}, "cell: .*'ssru' .given 'elman'"),
+        ({"kind": "recurrent", "cell": "elman"}, "cell: .*'ssru', .* .given 'elman'"),
+        ({"kind": "recurrent", "ffn": 0}, "ffn 0 needs encoder recurrent"),
+        ({"kind": "recurrent", "positions": "none"}, "positions none needs encoder recurrent"),
+        ({"kind": "transformer", "ffn": 0}, "ffn: .*given 0"),
     ],
 )
 def test_a_bad_shape_is_refused_on_one_line(change: dict[str, Any], message: str) -> None:

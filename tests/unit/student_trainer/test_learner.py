@@ -228,7 +228,7 @@ def test_the_best_student_is_kept(learner_of, batches, monkeypatch, tmp_path):
         saved.append((report.best, same(kept, stored)))
     assert saved == [(True, True), (False, False), (False, False), (True, True)]
     card = (tmp_path / "run" / "student" / "README.md").read_text()
-    assert "validation BLEU (greedy): 11.00 (bleu signature)" in card and "step 4 of 8" in card
+    assert "validation, greedy: BLEU 11.00 (bleu signature)" in card and "step 4 of 8" in card
 
 
 def test_the_best_outlives_a_restart(learner_of, batches, monkeypatch):

@@ -90,7 +90,7 @@ def test_all_layers_give_the_model_itself(deep):
         ((0, -1), (0,), "has no layer -1"),
         ((0,), (0,), "one entry for each layer"),
         ((0, 1, 2), (0,), "one entry for each layer"),
-        ((0, 1), (), "one entry for each layer"),
+        ((0, 1), (0, 1), "one entry for each layer"),
     ],
 )
 def test_layers_that_do_not_fit_are_refused(deep, encoder, decoder, expected):
@@ -98,6 +98,16 @@ def test_layers_that_do_not_fit_are_refused(deep, encoder, decoder, expected):
     with pytest.raises(UserError, match=expected) as caught:
         copy_layers(model, VOCABULARY, start_from(deep, encoder, decoder))
     assert "\n" not in str(caught.value)
+
+
+def test_a_side_without_chosen_layers_stays_as_it_was_drawn(deep):
+    given = load_model_directory(deep).model
+    model = tiny_model(2, vocab_size=VOCABULARY.size, kind="recurrent", cell="sru")
+    drawn = {k: v.clone() for k, v in layer(model, "decoder_layers.").items()}
+    copy_layers(model, VOCABULARY, start_from(deep, (2, 1), ()))
+    assert same(layer(model, "decoder_layers."), drawn)
+    assert same(layer(model, "encoder_layers.0."), layer(given, "encoder_layers.2."))
+    assert same(layer(model, "embedding."), layer(given, "embedding."))
 
 
 def test_another_width_is_refused(deep):

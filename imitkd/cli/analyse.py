@@ -1,0 +1,47 @@
+"""`imitkd analyse`: what a student's own mistakes lead to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+
+@app.command()
+def analyse(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished run directories.")],
+    corpus: Annotated[
+        Path | None, typer.Option(help="Prepared corpus directory; default: the run's.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of the corpus.")] = "test",
+    sentences: Annotated[int, typer.Option(min=1, help="The first so many.")] = 500,
+    teacher: Annotated[
+        Path | None, typer.Option(help="Model directory to serve meanwhile.")
+    ] = None,
+    address: Annotated[
+        list[str] | None,
+        typer.Option(help="HOST:PORT of a serving teacher; default: the run's."),
+    ] = None,
+    token_file: Annotated[Path | None, typer.Option(help="File with the bearer token.")] = None,
+    beam: Annotated[int, typer.Option(min=1, help="Of the teacher's texts; 1 is greedy.")] = 1,
+) -> None:
+    """Write RUN/analysis.json: quality by length, teacher-student divergence by position behind
+    references and behind the student's own text, and texts the student begins and the teacher
+    finishes. `imitkd report` shows them."""
+    from imitkd.analysing import ANALYSIS_FILE, Question, analyse_runs
+    from seq2seq.errors import UserError
+
+    if teacher is not None and address:
+        raise UserError("--teacher and --address exclude each other; give one of them")
+    question = Question(corpus, split, sentences, teacher, address, token_file, beam)
+    for run, found in analyse_runs(runs, question).items():
+        name = {"bleu": "BLEU", "rouge": "ROUGE"}[found["metric"]]
+        first, last = found["teacher_finishes"][0], found["teacher_finishes"][-1]
+        typer.echo(
+            f"{run}: {name} {found['quality']:.1f}; finished by the teacher {last['quality']:.1f}; "
+            f"teacher alone {first['quality']:.1f} ({found['sentences']} sentences); "
+            f"{run / ANALYSIS_FILE}"
+        )

@@ -1,0 +1,5 @@
+"""`imitkd report`."""
+
+import typer
+
+app = typer.Typer()
