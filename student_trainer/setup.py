@@ -24,6 +24,7 @@ from seq2seq.vocabulary import SentencePieceVocabulary, Vocabulary, load_vocabul
 from student_trainer.config import InitialiseConfig, RunConfig, TeacherConfig
 from student_trainer.determinism import prepare_process
 from student_trainer.learner import Learner
+from student_trainer.references import require_references, require_target_text
 from student_trainer.rollout_worker import RolloutWorker, asked_payload
 from student_trainer.run_directory import RunDirectory
 from student_trainer.served_vocabulary import served_vocabulary
@@ -59,6 +60,7 @@ def make_vocabulary(config: RunConfig) -> Vocabulary:
             return served_vocabulary(teacher)
     assert config.vocabulary.size is not None
     examples = _training_examples(config)
+    require_target_text(examples, config.corpus.path)
     texts = [e.source for e in examples] + [r for e in examples for r in e.references]
     return SentencePieceVocabulary.train(texts, config.vocabulary.size)
 
@@ -134,18 +136,15 @@ def make_data(config: RunConfig, vocabulary: Vocabulary) -> TrainingData:
         UserError: no references where the method's first rows need them.
     """
     limits = build_limits(config)
+    examples = _training_examples(config)
+    require_references(config, examples)
     split = TokenizedSplit(
-        _training_examples(config),
+        examples,
         vocabulary,
         max_source_length=limits[0],
         max_target_length=limits[1],
         segmentation=Segmentation(config.corpus.source_candidates, config.corpus.source_alpha),
     )
-    if not split.has_targets:
-        raise UserError(
-            f"{config.corpus.path} has training sentences without references, which method "
-            f"{config.method} needs; leave them out or add references"
-        )
     lengths = np.maximum(split.source_lengths, split.target_lengths)
     plan = BatchPlan(
         lengths, seed=config.seed, sentences=config.batch.sentences, tokens=config.batch.tokens
@@ -197,7 +196,8 @@ def validation_examples(config: RunConfig) -> list[Example]:
     if bare:
         raise UserError(
             f"{config.corpus.path} validation has {bare} sentences without references, which "
-            "cannot be scored; leave them out or add references"
+            "cannot be scored; add references, or have the teacher write some (`imitkd data "
+            "distil`)"
         )
     return examples
 

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from imitkd.cli.main import main
 from imitkd.corpora import Example, read_info
 from imitkd.corpora.store import CorpusInfo, write_corpus
 from imitkd.distilling.distil import Distilled, distil_corpus
 from imitkd.distilling.writing import TeacherWriter
-from seq2seq.checkpoint import load_model_directory, save_model_directory
+from seq2seq.checkpoint import load_model_directory
 from seq2seq.corpus import read_split
 from seq2seq.decoding import Beam as LocalBeam
 from seq2seq.decoding import LengthLimit as LocalLimit
@@ -30,7 +29,7 @@ from teacher_service.client import TeacherClient
 from teacher_service.codec import Beam
 from teacher_service.errors import TeacherError
 from teacher_service.server import ServerThread
-from tests.builders import tiny_model, tiny_text, tiny_vocabulary
+from tests.builders import save_brief_teacher, tiny_text
 from tests.unit.teacher_service.support import tiny_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,18 +52,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def save_teacher(path: Path, seed: int) -> Path:
-    """A teacher whose sentences end soon."""
-    vocabulary = tiny_vocabulary()
-    limits = {"max_source_length": 128, "max_target_length": 128}
-    model = tiny_model(seed, end_bias=4.0, vocab_size=vocabulary.size, **limits)
-    save_model_directory(path, model, vocabulary, name="tiny", card="", dtype=torch.float32)
-    return path
-
-
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_teacher(tmp_path_factory.mktemp("teacher") / "model", 7)
+    return save_brief_teacher(tmp_path_factory.mktemp("teacher") / "model")
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +189,7 @@ def half_done(corpus, address, tmp_path, monkeypatch) -> Path:
 
 
 def test_another_teacher_is_refused_and_nothing_is_lost(half_done, corpus, tmp_path):
-    other = save_teacher(tmp_path / "other", 8)
+    other = save_brief_teacher(tmp_path / "other", 8)
     parts = files(half_done.with_name("out.distil"))
     refusal = r"out.distil' was made with teacher sha256:.*answers"
     with ServerThread(tiny_config(other)) as server, pytest.raises(UserError, match=refusal):
