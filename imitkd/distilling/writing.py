@@ -72,5 +72,5 @@ class TeacherWriter:
         return {
             "source": example.source,
             "references": list(example.references),
-            "candidates": [{"text": t, "log_prob": round(p, 6)} for t, p in scores.items()],
+            "candidates": [{"text": t, "score": round(p, 6)} for t, p in scores.items()],
         }

@@ -103,7 +103,7 @@ def test_the_corpus_is_what_the_teacher_writes_here(whole, corpus, teacher):
         assert [c["text"] for c in row["candidates"]] == list(texts)
         assert row["references"] == []
         finished = next(h for h in found if h.finished and vocabulary.decode(h.ids))
-        assert row["candidates"][0]["log_prob"] == pytest.approx(finished.log_prob, abs=1e-4)
+        assert row["candidates"][0]["score"] == pytest.approx(finished.log_prob, abs=1e-4)
     assert len(rows) == ROWS - left_out > ROWS / 2
     assert any(len(row["candidates"]) > 1 for row in rows)
 

@@ -130,10 +130,10 @@ def test_hypotheses_become_records_in_the_order_of_the_rows():
     assert records[0] == {
         "source": "ab",
         "references": ["theirs"],
-        "candidates": [{"text": words[0], "log_prob": -1.0}, {"text": words[1], "log_prob": -3.0}],
+        "candidates": [{"text": words[0], "score": -1.0}, {"text": words[1], "score": -3.0}],
     }
     assert records[1:4] == [{"left_out": UNFINISHED}, {"left_out": TOO_LONG}, {"left_out": EMPTY}]
-    assert records[4]["candidates"] == [{"text": words[2], "log_prob": -0.123457}]
+    assert records[4]["candidates"] == [{"text": words[2], "score": -0.123457}]
     sources, lengths = client.asked
     assert sorted(sources) == [100, 101, 103, 104]
     assert sources[104] == vocabulary.encode_source(words[2])
