@@ -26,6 +26,7 @@ from student_trainer.config import InitialiseConfig, RunConfig, TeacherConfig
 from student_trainer.determinism import prepare_process
 from student_trainer.labels import asked_payload
 from student_trainer.learner import Learner
+from student_trainer.references import require_references, require_target_text
 from student_trainer.rollout_worker import RolloutWorker
 from student_trainer.run_directory import RunDirectory
 from student_trainer.served_vocabulary import served_vocabulary
@@ -64,6 +65,7 @@ def make_vocabulary(config: RunConfig) -> Vocabulary:
             return served_vocabulary(teacher)
     assert config.vocabulary.size is not None
     examples = training_examples(config)
+    require_target_text(examples, config.corpus.path)
     texts = [e.source for e in examples] + [r for e in examples for r in e.references]
     return SentencePieceVocabulary.train(texts, config.vocabulary.size)
 
@@ -144,20 +146,16 @@ def make_data(config: RunConfig, vocabulary: Vocabulary) -> TrainingData:
         UserError: no references where the method's first rows need them.
     """
     limits = build_limits(config)
+    examples = training_examples(config)
+    require_references(config, examples)
     split = TokenizedSplit(
-        training_examples(config),
+        examples,
         vocabulary,
         max_source_length=limits[0],
         max_target_length=limits[1],
         segmentation=Segmentation(config.corpus.source_candidates, config.corpus.source_alpha),
         cut_sources=config.corpus.long_sources == "cut",
     )
-    if not split.has_targets and not (config.student_writes and config.mixing.keeps_no_reference):
-        raise UserError(
-            f"{config.corpus.path} has training sentences without references, which method "
-            f"{config.method} needs; leave them out or add references, or have the teacher write "
-            "them (method seqkd, imitkd-star) or the student alone (mixing.lambda=1)"
-        )
     lengths = np.maximum(split.source_lengths, split.target_lengths)
     plan = BatchPlan(
         lengths, seed=config.seed, sentences=config.batch.sentences, tokens=config.batch.tokens
@@ -227,7 +225,8 @@ def validation_examples(config: RunConfig) -> list[Example]:
     if bare:
         raise UserError(
             f"{config.corpus.path} validation has {bare} sentences without references, which "
-            "cannot be scored; leave them out or add references"
+            "cannot be scored; add references, or have the teacher write some (`imitkd data "
+            "distil`)"
         )
     return examples
 

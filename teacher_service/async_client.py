@@ -117,13 +117,16 @@ class AsyncTeacherClient:
 
     async def replicas(self) -> list[ReplicaReport]:
         """What every replica says of itself now, or why it does not within five seconds."""
-        asked = await self._fleet.ask_each(
-            "GetModelInfo", self._who(), min(_REPORT_S, self._timeout_s)
+        patience_s = min(_REPORT_S, self._timeout_s)
+        asked, well = await asyncio.gather(
+            self._fleet.ask_each("GetModelInfo", self._who(), patience_s),
+            self._fleet.ask_each("Health.Check", attempts.serving(), patience_s),
         )
+        health = {a: None if isinstance(told, TeacherError) else told for a, told in well.items()}
         return [
-            ReplicaReport(address, error=answer)
+            ReplicaReport(address, error=answer, serving=health.get(address))
             if isinstance(answer, TeacherError)
-            else ReplicaReport(address, info=answer[1])
+            else ReplicaReport(address, info=answer[1], serving=health.get(address))
             for address, answer in asked.items()
         ]
 

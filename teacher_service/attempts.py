@@ -5,9 +5,11 @@ What breaks midway leaves nothing behind, neither answers nor an open RPC.
 
 from __future__ import annotations
 
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
 from protos.teacher.v1 import teacher_pb2 as pb
 from teacher_service import codec, replies, requests
-from teacher_service.fleet import Line, Send
+from teacher_service.fleet import SERVICE, Line, Send
 from teacher_service.replies import PartScores
 
 
@@ -17,6 +19,18 @@ def model_info(request: pb.GetModelInfoRequest) -> Send[tuple[str, codec.ModelIn
     async def attempt(line: Line, timeout: float) -> tuple[str, codec.ModelInfo]:
         reply = await line.stub.GetModelInfo(request, timeout=timeout, metadata=line.metadata)
         return line.address, codec.decode_model_info(reply.info)
+
+    return attempt
+
+
+def serving() -> Send[bool]:
+    """Whether the replica's health says that it serves."""
+    request = health_pb2.HealthCheckRequest(service=SERVICE)
+
+    async def attempt(line: Line, timeout: float) -> bool:
+        stub = health_pb2_grpc.HealthStub(line.channel)
+        reply = await stub.Check(request, timeout=timeout, metadata=line.metadata)
+        return bool(reply.status == reply.SERVING)
 
     return attempt
 

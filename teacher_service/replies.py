@@ -29,11 +29,16 @@ class PartScores:
 
 @dataclass(frozen=True)
 class ReplicaReport:
-    """What one replica says of itself, or why it says nothing."""
+    """What one replica says of itself, or why it says nothing.
+
+    Attributes:
+        serving: its health; None where it tells none.
+    """
 
     address: str
     info: codec.ModelInfo | None = None
     error: TeacherError | None = None
+    serving: bool | None = None
 
 
 class ScoreChunks:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from seq2seq.checkpoint import save_model_directory
 from seq2seq.model import Seq2SeqModel, build_model
 from seq2seq.transformer import EncoderDecoder
 from seq2seq.vocabulary import EOS_ID, START_ID, SentencePieceVocabulary, Vocabulary
@@ -53,6 +55,15 @@ def tiny_model(
                 parameter.add_(spread * torch.randn_like(parameter))
             model.logit_bias[EOS_ID] += end_bias
     return model.eval()
+
+
+def save_brief_teacher(path: Path, seed: int = 7) -> Path:
+    """A model directory with random weights whose sentences end soon."""
+    vocabulary = tiny_vocabulary()
+    limits = {"max_source_length": 128, "max_target_length": 128}
+    model = tiny_model(seed, end_bias=4.0, vocab_size=vocabulary.size, **limits)
+    save_model_directory(path, model, vocabulary, name="brief", card="", dtype=torch.float32)
+    return path
 
 
 def step_sizes(model: Seq2SeqModel, monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from imitkd.cli.distil import distil
+
 if TYPE_CHECKING:
     from imitkd.corpora import CorpusInfo, OwnFiles, TextFiles
 
 app = typer.Typer(name="data", help="Prepare corpora.", no_args_is_help=True)
+app.command()(distil)
 
 
 def _option(flag: str, text: str, panel: str | None = None, metavar: str | None = None) -> Any:

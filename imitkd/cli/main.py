@@ -20,6 +20,7 @@ from seq2seq.errors import UserError
 COMMAND_MODULES = (
     "imitkd.cli.data",
     "imitkd.cli.teacher",
+    "imitkd.cli.doctor",
     "imitkd.cli.train",
     "imitkd.cli.evaluate",
     "imitkd.cli.analyse",

@@ -3,7 +3,8 @@
 corpus.json                  CorpusInfo: where the text is from, its licence, rules, counts
 train.jsonl validation.jsonl test.jsonl ...
     one object a line: {"source": str, "references": [str, ...]}; the first reference is the
-    training target, an empty list means source-only; UTF-8, no line break inside a text
+    training target, an empty list means source-only; UTF-8, no line break inside a text; what
+    a teacher wrote for a source is in "candidates" (docs/data.md)
 """
 
 from __future__ import annotations
@@ -133,10 +134,18 @@ def check_replaceable(directory: Path) -> None:
 def write_corpus(
     directory: Path, info: CorpusInfo, splits: Mapping[str, Sequence[Example]]
 ) -> CorpusInfo:
-    """Write a corpus directory beside its place and move it there when it is complete.
+    """Write a corpus directory of examples in memory; see :func:`publish_corpus`."""
+    return publish_corpus(directory, info, lambda staging: _write_splits(staging, splits))
 
-    An earlier corpus in that place is replaced; anything else in the way, or a disk that is full,
-    raises UserError and leaves the place as it was. Returns `info` with counts and digests.
+
+def publish_corpus(
+    directory: Path, info: CorpusInfo, fill: Callable[[Path], Mapping[str, int]]
+) -> CorpusInfo:
+    """Fill a directory beside its place and move it there when it is complete.
+
+    `fill` writes a file SPLIT.jsonl for every split and returns its rows. An earlier corpus in that
+    place is replaced; anything else in the way, or a disk that is full, raises UserError and leaves
+    the place as it was. Returns `info` with counts and digests.
     """
     check_replaceable(directory)
     try:
@@ -147,7 +156,7 @@ def write_corpus(
             f"cannot write to '{directory.parent}' ({error.strerror}); name another with --out"
         ) from None
     try:
-        complete = _write_files(staging, info, splits)
+        complete = _describe_files(staging, info, fill(staging))
         staging.chmod(0o755)
         _put_in_place(staging, directory)
     except OSError as error:
@@ -160,20 +169,20 @@ def write_corpus(
     return complete
 
 
-def _write_files(
-    staging: Path, info: CorpusInfo, splits: Mapping[str, Sequence[Example]]
-) -> CorpusInfo:
-    counts: dict[str, int] = {}
-    digests: dict[str, str] = {}
+def _write_splits(staging: Path, splits: Mapping[str, Sequence[Example]]) -> dict[str, int]:
     for split, pairs in splits.items():
         path = staging / f"{split}.jsonl"
         with path.open("w", encoding="utf-8", newline="\n") as file:
             for pair in pairs:
                 row = {"source": pair.source, "references": list(pair.references)}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        counts[split] = len(pairs)
-        digests[path.name] = file_sha256(path)
-    complete = replace(info, splits=counts, sha256=digests)
+    return {split: len(pairs) for split, pairs in splits.items()}
+
+
+def _describe_files(staging: Path, info: CorpusInfo, counts: Mapping[str, int]) -> CorpusInfo:
+    """Write corpus.json beside the splits."""
+    digests = {f"{split}.jsonl": file_sha256(staging / f"{split}.jsonl") for split in counts}
+    complete = replace(info, splits=dict(counts), sha256=digests)
     text = json.dumps(asdict(complete), ensure_ascii=False, indent=2) + "\n"
     (staging / INFO_FILE).write_text(text, encoding="utf-8")
     return complete

@@ -303,7 +303,9 @@ def test_source_only_text(
     if allowed:
         assert targets(batch(config, 0.0)) == {tuple(row) for row in WRITTEN}
     else:
-        with pytest.raises(UserError, match=r"have the teacher write them"):
+        with pytest.raises(
+            UserError, match=r"have no reference, which method .* needs; have the teacher"
+        ):
             make_data(config, VOCABULARY)
 
 

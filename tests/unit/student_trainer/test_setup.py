@@ -155,7 +155,7 @@ def test_batches_cover_every_row_once_an_epoch(config_of):
 def test_sentences_without_references_are_refused(config_of, tmp_path):
     lines = [{"source": "ab", "references": ["ba"]}, {"source": "cd", "references": []}]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
-    with pytest.raises(UserError, match="without references, which method vanilla needs"):
+    with pytest.raises(UserError, match="have no reference, which method vanilla needs"):
         make_data(config_of(corpus={"path": tmp_path}), VOCABULARY)
 
 

@@ -1,0 +1,1 @@
+"""Corpora that a teacher wrote: sources in, the same sources with the teacher's targets out."""

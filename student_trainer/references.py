@@ -1,0 +1,45 @@
+"""Which methods need references, and whether a corpus has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from seq2seq.corpus import Example
+from seq2seq.errors import UserError
+from student_trainer.config import RunConfig
+
+
+def needs_references(config: RunConfig) -> bool:
+    """Whether some row of the run keeps its reference; not where the student writes them all."""
+    return not (config.student_writes and config.mixing.keeps_no_reference)
+
+
+def require_references(config: RunConfig, examples: Sequence[Example]) -> None:
+    """Refuse source-only sentences in training data whose references are needed.
+
+    Raises:
+        UserError: how many there are, and how such a corpus is trained on.
+    """
+    bare = sum(not e.references for e in examples)
+    if bare and needs_references(config):
+        corpus = config.corpus.path
+        raise UserError(
+            f"{bare:,} of the {len(examples):,} training sentences of {corpus} have no reference, "
+            f"which method {config.method} needs; have the teacher write them (`imitkd data distil "
+            f"{corpus}`, then method seqkd), or let the student write every row from the start: "
+            "method imitkd or imitkd-full with mixing.lambda=1"
+        )
+
+
+def require_target_text(examples: Sequence[Example], corpus: Path) -> None:
+    """Refuse to train a vocabulary on sources alone: it would lack the target language.
+
+    Raises:
+        UserError: no sentence has a reference.
+    """
+    if not any(e.references for e in examples):
+        raise UserError(
+            f"{corpus} has sources alone, of which no vocabulary for targets can be trained; take "
+            "the teacher's: vocabulary='{served: true}', or vocabulary.from"
+        )

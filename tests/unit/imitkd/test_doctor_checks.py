@@ -1,0 +1,302 @@
+"""Checks that need no teacher: each where all is well, and where it is not."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imitkd.doctor import duration, files, machine
+from imitkd.doctor.checks import CHECKS
+from imitkd.doctor.examination import Examination, examine
+from imitkd.doctor.findings import Finding
+from student_trainer.config import make_config
+from student_trainer.training import train
+from student_trainer.types import StepReport
+from tests.builders import tiny_text
+
+Config = dict[str, Any]
+Run = Callable[..., dict[str, list[Finding]]]
+
+
+@pytest.fixture
+def run(plain_config: Config, tmp_path: Path) -> Run:
+    """Findings by check of some checks of a changed configuration."""
+
+    def of(*names: str, output: Path | None = None, **change: Any) -> dict[str, list[Finding]]:
+        config = make_config(plain_config | change)
+        it = Examination(config, output or tmp_path / "run")
+        found: dict[str, list[Finding]] = {}
+        for finding in examine(it, [c for c in CHECKS if c.name in names]):
+            found.setdefault(finding.check, []).append(finding)
+        return found
+
+    return of
+
+
+def write(directory: Path, **splits: list[tuple[str, list[str]]]) -> dict[str, Any]:
+    """A corpus section."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for split, rows in splits.items():
+        lines = [json.dumps({"source": s, "references": r}) + "\n" for s, r in rows]
+        (directory / f"{split}.jsonl").write_text("".join(lines))
+    return {"path": str(directory)}
+
+
+def pairs(count: int, seed: int = 0) -> list[tuple[str, list[str]]]:
+    return [(line, [line]) for line in tiny_text(count, seed)]
+
+
+def one(findings: list[Finding]) -> tuple[str, str]:
+    assert len(findings) == 1, findings
+    assert findings[0].severity in ("ok", "skipped") or findings[0].remedy
+    return str(findings[0].severity), findings[0].message
+
+
+# --------------------------------------------------------------------------------------- the corpus
+
+
+def test_lines_of_a_whole_corpus(run, tmp_path):
+    corpus = write(tmp_path / "c", train=pairs(9), validation=pairs(120), test=pairs(3))
+    validation = {"sentences": 110}
+    found = run("lines", corpus=corpus, validation=validation)["lines"]
+    assert one(found) == ("ok", "9 train, 3 test, 120 validation")
+    assert found[0].facts["validated"] == 110
+
+
+def test_a_corpus_that_is_not_there(run, tmp_path):
+    severity, message = one(run("lines", corpus={"path": str(tmp_path)})["lines"])
+    assert severity == "error" and "train.jsonl does not exist" in message
+
+
+def test_few_validation_sentences_are_noise(run):
+    first, second = run("lines")["lines"]
+    assert first.severity == "ok"
+    assert second.severity == "warning" and "BLEU on 4 sentences" in second.message
+
+
+@pytest.mark.parametrize(("value", "severity"), [(0.0, "ok"), (0.5, "error")])
+def test_sources_alone_are_for_methods_that_take_them(run, tmp_path, value, severity):
+    bare = [(line, list[str]()) for line in tiny_text(5)]
+    found = run(
+        "lines",
+        corpus=write(tmp_path / "c", train=bare, validation=pairs(120)),
+        validation={"sentences": 100},
+        method="imitkd-full",
+        teacher={"address": "127.0.0.1:1"},
+        mixing={"schedule": "constant", "value": value},
+    )["lines"]
+    assert one(found)[0] == severity
+    assert "have no reference" in found[0].message
+
+
+LENGTHS = ("vocabulary", "lines", "lengths", "pieces")
+
+
+def test_lengths_and_pieces_of_text_that_fits(run):
+    found = run(*LENGTHS)
+    severity, message = one(found["lengths"])
+    assert severity == "ok" and message.endswith("none left out")
+    assert one(found["pieces"]) == ("ok", "0.000% of all training ids are unknown")
+
+
+@pytest.mark.parametrize(("long", "severity"), [(1, "ok"), (9, "warning"), (60, "error")])
+def test_sentences_that_are_left_out(run, tmp_path, long, severity):
+    rows = pairs(140) + [(f"{'ab ' * 200}", ["ab"])] * long
+    found = run(*LENGTHS, corpus=write(tmp_path / "c", train=rows, validation=pairs(4)))
+    finding = found["lengths"][0]
+    assert finding.severity == severity
+    assert finding.facts["left_out"] == long and f"{long:,} of {140 + long}" in finding.message
+
+
+def test_all_sentences_too_long(run, tmp_path):
+    rows = [("ab " * 200, ["ab"])]
+    found = run(*LENGTHS, corpus=write(tmp_path / "c", train=rows, validation=pairs(4)))
+    assert one(found["lengths"])[0] == "error"
+    assert one(found["pieces"]) == ("skipped", "cannot run: 'lengths' failed")
+
+
+@pytest.mark.parametrize(("cap", "count"), [(32, 1), (3, 2)])
+def test_references_longer_than_the_student_may_write(run, cap, count):
+    limit = {"ratio": 1.0, "offset": 4, "cap": cap}
+    found = run(
+        *LENGTHS,
+        method="imitkd-full",
+        teacher={"address": "127.0.0.1:1"},
+        rollout={"limit": limit},
+    )["lengths"]
+    assert len(found) == count
+    if count == 2:
+        assert found[1].severity == "warning"
+        assert found[1].facts["references_over_the_limit"] > 0.5
+
+
+@pytest.mark.parametrize(("strange", "severity"), [(1, "warning"), (60, "error")])
+def test_pieces_that_the_vocabulary_lacks(run, tmp_path, strange, severity):
+    rows = pairs(60) + [("語語", ["語"])] * strange
+    found = run(*LENGTHS, corpus=write(tmp_path / "c", train=rows, validation=pairs(4)))
+    assert one(found["pieces"])[0] == severity
+
+
+def test_splits_that_share_text(run, tmp_path):
+    train = [(f"set {word}", ["x"]) for word in ("alpha", "beta", "gamma")]
+    others = [(f"other {word}", ["x"]) for word in "abcdefghij"]
+    apart = write(tmp_path / "apart", train=train, validation=others[:4])
+    assert one(run("lines", "overlap", corpus=apart)["overlap"])[0] == "ok"
+    corpus = write(
+        tmp_path / "shared",
+        train=train,
+        validation=[("SET alpha!", ["x"]), *others],
+        test=[("set beta", ["x"])],
+    )
+    test, validation = run("lines", "overlap", corpus=corpus)["overlap"]
+    assert (validation.severity, validation.facts["shared"]) == ("warning", 1)
+    assert test.severity == "error" and "1 of 1 test sources" in test.message
+
+
+# -------------------------------------------------------------------------------------- the machine
+
+
+def test_a_device_that_is_there(run):
+    assert one(run("device")["device"])[0] == "ok"
+
+
+def test_a_device_that_is_not_there(run):
+    severity, message = one(run("device", device="cuda:7")["device"])
+    assert severity == "error" and "'cuda:7' is not usable" in message
+
+
+def test_more_threads_than_cores_and_bf16_on_a_cpu(run, monkeypatch):
+    monkeypatch.setattr(machine, "cores_here", lambda: 2)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    found = run("device", runtime="ray", workers=4, worker_threads=2, precision="bf16")["device"]
+    assert [f.severity for f in found] == ["warning", "warning"]
+    assert "bf16" in found[0].message and found[1].facts == {"threads": 9, "cores": 2}
+    assert one(run("device", runtime="ray", workers=3)["device"])[0] == "ok"
+    monkeypatch.setenv("RAY_ADDRESS", "elsewhere")
+    assert one(run("device", runtime="ray", workers=100)["device"])[0] == "ok"
+
+
+def test_ray_is_not_looked_at_inline(run):
+    assert one(run("ray")["ray"]) == ("skipped", "runtime inline runs without Ray")
+
+
+def test_ray_has_room_or_not(run, monkeypatch):
+    cluster = pytest.importorskip("student_trainer.ray_runtime.cluster")
+    closed: list[bool] = []
+
+    class Joined:
+        def close(self) -> None:
+            closed.append(True)
+
+    monkeypatch.setattr(cluster, "connect", Joined)
+    monkeypatch.setattr(cluster, "resources", lambda: (2, {"CPU": 3.0}))
+    severity, message = one(run("ray", runtime="ray", workers=2)["ray"])
+    assert severity == "ok" and "2 nodes, 3 CPUs, 0 GPUs" in message
+    severity, message = one(run("ray", runtime="ray", workers=3)["ray"])
+    assert severity == "error" and "need 4 CPUs, the Ray cluster has 3" in message
+    severity, message = one(run("ray", runtime="ray", device="cuda")["ray"])
+    assert severity == "error" and "no GPU" in message
+    assert closed == [True, True, True]
+
+
+# ----------------------------------------------------------------------------------------- the disk
+
+
+def test_the_run_directory(run, tmp_path, plain_config):
+    assert one(run("output")["output"])[0] == "ok"
+    (tmp_path / "file").write_text("")
+    severity, message = one(run("output", output=tmp_path / "file" / "run")["output"])
+    assert severity == "error" and "cannot be written to" in message
+    (tmp_path / "run").mkdir()
+    assert one(run("output")["output"])[0] == "ok"
+    (tmp_path / "run" / "config.yaml").write_text("")
+    severity, message = one(run("output")["output"])
+    assert severity == "warning" and "holds a run" in message
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(("share", "severity"), [(3.0, "ok"), (1.5, "warning"), (0.5, "error")])
+def test_room_on_the_disk(run, monkeypatch, share, severity):
+    needed = run("vocabulary", "disk")["disk"][0].facts["needed_bytes"]
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda path: usage(int(share * needed)))
+    assert one(run("vocabulary", "disk")["disk"])[0] == severity
+
+
+def test_the_bytes_foretold_cover_those_of_a_run(run, plain_config, tmp_path):
+    change = {"optimiser": {"steps": 6, "average": 0.9}, "checkpoint_every": 2}
+    needed = run("vocabulary", "disk", **change)["disk"][0].facts["needed_bytes"]
+    train(make_config(plain_config | change), tmp_path / "run")
+    tensors = ("checkpoints", "student", "initial")
+    written = sum(
+        os.path.getsize(file)
+        for part in tensors
+        for file in (tmp_path / "run" / part).rglob("*.safetensors")
+    )
+    assert written <= needed <= 4 * written
+
+
+# ------------------------------------------------------------------------------------- the duration
+
+
+def report(generate: float, score: float, learn: float) -> StepReport:
+    fields = dict.fromkeys(StepReport.__annotations__, 0)
+    seconds = {"generate_s": generate, "score_s": score, "learn_s": learn}
+    return StepReport(**fields | seconds)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "shortest", "longest"),
+    [
+        ({}, 4.0, 4.0),
+        # Two workers halve 3 s; learning takes 1 s; 2 + 1 s of work on four cores 0.75 s.
+        ({"runtime": "ray", "workers": 2}, 1.5, 4.0),
+        # A batch is one shard, and nothing is written ahead: one worker works.
+        ({"runtime": "ray", "workers": 2, "batch": {"sentences": 8}}, 3.0, 4.0),
+        ({"runtime": "ray", "workers": 2, "worker_threads": 8}, 4.0, 4.0),
+    ],
+)
+def test_stages_overlap_under_ray(plain_config, change, shortest, longest):
+    config = make_config(
+        plain_config | {"optimiser": {"steps": 10}, "validation": {"every": 4}} | change
+    )
+    reports = [report(1.0, 1.0, 0.5), report(3.0, 1.0, 1.5)]
+    found = duration.estimate(config, reports, validation_s=7.0, cores=4)
+    assert (found.generate_s, found.score_s, found.learn_s) == (2.0, 1.0, 1.0)
+    assert found.shortest_s == pytest.approx(10 * shortest + 3 * 7)
+    assert found.longest_s == pytest.approx(10 * longest + 3 * 7)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(5, "5 s"), (95, "1.6 min"), (7200, "2.0 h"), (1e6, "11.6 days")]
+)
+def test_times_for_people(seconds, text):
+    assert duration.time_of(seconds) == text
+
+
+PROBE = (*LENGTHS, "device", "duration")
+
+
+def test_a_probe_writes_nothing(run, tmp_path, plain_config):
+    before = sorted(tmp_path.rglob("*"))
+    found = run(*PROBE)["duration"]
+    assert one(found)[0] == "ok" and found[0].facts["steps_tried"] == 4
+    assert found[0].facts["learn_s"] > 0
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_of_months_is_told(run):
+    severity, message = one(run(*PROBE, optimiser={"steps": 10**11})["duration"])
+    assert severity == "warning" and "days" in message
+
+
+def test_a_loss_that_is_not_finite_is_told(run):
+    optimiser = {"steps": 8, "learning_rate": 1e38, "warmup": 0}
+    severity, message = one(run(*PROBE, optimiser=optimiser)["duration"])
+    assert severity == "error" and "gradient norm" in message
