@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from imitkd.corpora import aeslc, multi30k, own_files, ui_strings
+from imitkd.corpora import aeslc, multi30k, own_files, paper, ui_strings
 from imitkd.corpora.download import Retry, cache_directory, pip_download
 from imitkd.corpora.own_files import OwnFiles
 from imitkd.corpora.store import CorpusInfo, check_replaceable, file_sha256, kept, write_corpus
@@ -55,6 +55,10 @@ def list_corpora() -> list[CorpusEntry]:
             "14,436 / 1,960 / 1,906",
             aeslc.LICENCE,
             "GitHub, or --from DIR",
+        ),
+        *(
+            CorpusEntry(name, corpus.summary, "as handed out", corpus.licence, "--from DIR")
+            for name, corpus in paper.CORPORA.items()
         ),
     ]
 
@@ -117,6 +121,8 @@ _Builder = Callable[[str, Path, Path | None, Fetching], CorpusInfo]
 def _builder(name: str) -> _Builder | None:
     if name == aeslc.NAME:
         return _prepare_aeslc
+    if name in paper.CORPORA:
+        return _prepare_paper
     if name in multi30k.DIRECTIONS:
         return _prepare_multi30k
     if name.startswith(ui_strings.PREFIX):
@@ -223,6 +229,16 @@ def _check_mails(archive: Path, known: Mapping[str, str]) -> None:
             f"the e-mails downloaded have sha256 {found}, not {known[aeslc.NAME]}; try again, or "
             "pass files at hand with --from"
         )
+
+
+def _prepare_paper(name: str, out_dir: Path, source: Path | None, fetching: Fetching) -> CorpusInfo:
+    if source is None:
+        raise UserError(
+            f"{name} is read from files at hand; pass --from with a folder of "
+            f"{paper.CORPORA[name].wanted}"
+        )
+    info = paper.describe(name, source)
+    return _finish(out_dir, info, lambda: paper.build(name, source), paper.notes)
 
 
 def _prepare_own(name: str, out_dir: Path, own: OwnFiles) -> CorpusInfo:

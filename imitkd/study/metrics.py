@@ -7,11 +7,13 @@ sentence scores and a count. Intervals and p-values need no more than that.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 
 from seq2seq.errors import UserError
+from seq2seq.rouge import make_scorer
 
 
 class Metric(Protocol):
@@ -56,7 +58,37 @@ class Bleu:
         )
 
 
-METRICS: Mapping[str, Callable[[], Metric]] = {"bleu": Bleu}
+class RougeKind:
+    """The mean F1 of ``rouge1``, ``rouge2`` or ``rougeL``; its statistics are F1 and one sentence.
+
+    Raises:
+        UserError: ``rouge-score`` is not installed.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self._kind, self._scorer = kind, make_scorer()
+
+    def statistics(
+        self, hypotheses: Sequence[str], references: Sequence[Sequence[str]]
+    ) -> np.ndarray:
+        """Against the nearest reference of each."""
+        pairs = zip(hypotheses, references, strict=True)
+        return np.array(
+            [
+                [self._scorer.score_multi(list(given), text)[self._kind].fmeasure, 1.0]
+                for text, given in pairs
+            ]
+        )
+
+    def score(self, sums_S: np.ndarray) -> float:
+        """See :class:`Metric`."""
+        return float(100 * sums_S[0] / sums_S[1])
+
+
+METRICS: Mapping[str, Callable[[], Metric]] = {
+    "bleu": Bleu,
+    **{kind: partial(RougeKind, kind) for kind in ("rouge1", "rouge2", "rougeL")},
+}
 
 
 def metric_named(name: str) -> Metric:

@@ -76,7 +76,8 @@ class StudyConfig(_Section):
         corpus: prepared corpus directory, with references in its held-out splits.
         tests: splits that are reported.
         teacher: model directory; served for as long as the study needs it.
-        distilled: what `imitkd data distil` wrote of the training split.
+        distilled: directory of the targets that the teacher writes for the training sources, its
+            ``beam`` best for each; beside the runs by default. What is there already is kept.
         train: the configuration that all cells share, or a file of it.
         metric: of the intervals and p-values.
         beam: the beam size besides greedy.

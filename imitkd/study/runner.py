@@ -2,7 +2,8 @@
 
 ::
 
-    teacher evaluated -> teacher served -> for each cell: train -> evaluate -> cell files
+    teacher evaluated -> teacher served -> its own targets written (imitkd data distil)
+                                        -> for each cell: train -> evaluate -> cell files
                                         -> results.json, table.md
 """
 
@@ -19,6 +20,7 @@ from typing import Any
 from rich.console import Console
 
 from imitkd.corpora import read_info
+from imitkd.distilling.distil import distil_corpus
 from imitkd.scoring import evaluate_directory
 from imitkd.serving import serve_arguments, serving
 from imitkd.study.cell_files import CellFacts, CellFiles
@@ -30,6 +32,8 @@ from seq2seq.corpus import read_split
 from seq2seq.errors import UserError
 from student_trainer.config import RunConfig, dump_config
 from student_trainer.training import train
+from teacher_service.client import TeacherClient
+from teacher_service.codec import Beam
 
 RESULTS_FILE, TABLE_FILE = "results.json", "table.md"
 TEACHER = "teacher"
@@ -57,6 +61,8 @@ class Study:
         console: Console | None = None,
         serve: Serve | None = None,
     ) -> None:
+        if study.distilled is None:
+            study = study.model_copy(update={"distilled": runs / "distilled"})
         self._study, self._output, self._runs = study, output, runs
         self._console, self._serve = console or Console(), serve or self._served
 
@@ -72,6 +78,7 @@ class Study:
         left = [cell for cell in cells(self._study) if not self._files(cell).finished]
         if left:
             with self._serve() as address:
+                self._distil(address)
                 for number, cell in enumerate(left, 1):
                     self._say(f"cell {number} of {len(left)}: {cell.key}")
                     self._run_cell(cell, address)
@@ -98,15 +105,31 @@ class Study:
         return results
 
     def _check(self) -> None:
-        """What every cell needs is there, told before the first of them runs."""
-        study = self._study
-        read_info(study.corpus)
+        """The corpus is there, told before anything runs."""
+        read_info(self._study.corpus)
         self._references()
-        where = study.distilled or study.corpus
-        if needs_distilled(study) and not (where / "train.jsonl").is_file():
-            raise UserError(
-                f"{where} has no train.jsonl with the teacher's hypotheses, which methods of this "
-                "study learn from; write it with `imitkd data distil` and name it with 'distilled'"
+
+    def _distil(self, address: str) -> None:
+        """Have the teacher write for the training sources, where a method learns from that.
+
+        What it wrote before for the same text is kept.
+        """
+        study = self._study
+        if not needs_distilled(study):
+            return
+        assert study.distilled is not None
+        self._say(f"teacher-written targets: {study.distilled}")
+        sentences = study.train.get("corpus", {}).get("sentences")
+        mode = Beam(study.beam, n_best=study.beam)
+        with TeacherClient(address) as client:
+            distil_corpus(
+                client,
+                study.corpus,
+                study.distilled,
+                mode,
+                splits=["train"],
+                sentences=sentences,
+                console=self._console,
             )
 
     def _references(self) -> References:

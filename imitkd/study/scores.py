@@ -14,6 +14,7 @@ from imitkd.study.plan import StudyConfig
 from imitkd.study.significance import draws, interval, mean_over, paired_p_value, resampled
 from seq2seq.errors import UserError
 from seq2seq.metrics import Scores, score_translations
+from seq2seq.rouge import Rouge, score_summaries
 
 # The labels that p-values compare with.
 BASELINES = {"p_vs_vanilla": "vanilla", "p_vs_seqkd": "seqkd"}
@@ -27,6 +28,7 @@ class _Scored:
 
     Attributes:
         value: of the study's metric on the greedy texts.
+        rouge: of the greedy texts, where that is the metric.
         resamples_R: the same on every resample.
     """
 
@@ -36,6 +38,7 @@ class _Scored:
     beam: Scores
     value: float
     resamples_R: np.ndarray
+    rouge: Rouge | None
 
 
 def score_cells(
@@ -56,10 +59,13 @@ def score_cells(
         for files in finished:
             scored.append(_scored(files, test, references[test], metric, study, chosen))
     first = scored[0]
+    signatures = {"bleu": first.greedy.bleu_signature, "chrf": first.greedy.chrf_signature}
+    if first.rouge is not None:
+        signatures["rouge"] = first.rouge.rouge_signature
     return {
         "study": study.name,
         "metric": study.metric,
-        "signatures": {"bleu": first.greedy.bleu_signature, "chrf": first.greedy.chrf_signature},
+        "signatures": signatures,
         "bootstrap": {"resamples": study.resamples, "seed": study.bootstrap_seed, "level": 0.95},
         "beam": study.beam,
         "threads": study.threads,
@@ -93,6 +99,7 @@ def _scored(
         score_translations(beam, references),
         metric.score(statistics.sum(axis=0)),
         resampled(statistics, metric.score, chosen),
+        score_summaries(greedy, references) if study.metric.startswith("rouge") else None,
     )
 
 
@@ -122,6 +129,7 @@ def _row(group: Sequence[_Scored], scored: Sequence[_Scored], seed: Any) -> dict
         "bleu_greedy": _mean([one.greedy.bleu for one in group]),
         "bleu_beam5": _mean([one.beam.bleu for one in group]),
         "chrf": _mean([one.greedy.chrf for one in group]),
+        **_rouge([one.rouge for one in group if one.rouge is not None]),
         "ci_low": low,
         "ci_high": high,
         **{key: _p_value(group, scored, label) for key, label in BASELINES.items()},
@@ -129,6 +137,11 @@ def _row(group: Sequence[_Scored], scored: Sequence[_Scored], seed: Any) -> dict
         "greedy_sentences_per_s": _mean([x.facts.greedy_sentences_per_s[test] for x in group]),
         "train_seconds": _mean(seconds) if seconds else None,
     }
+
+
+def _rouge(found: Sequence[Rouge]) -> dict[str, float]:
+    kinds = ("rouge1", "rouge2", "rougeL") if found else ()
+    return {kind: _mean([getattr(one, kind) for one in found]) for kind in kinds}
 
 
 def _p_value(group: Sequence[_Scored], scored: Sequence[_Scored], label: str) -> float | None:

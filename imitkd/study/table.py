@@ -37,7 +37,8 @@ def markdown(results: dict[str, Any]) -> str:
     metric = results["metric"]
     columns = list(_COLUMNS)
     if metric != "bleu":
-        columns.insert(3, (metric, _number("metric", 2)))
+        kinds = ("1", "2", "L")
+        columns[3:3] = [(f"ROUGE-{kind}", _number(f"rouge{kind}", 2)) for kind in kinds]
     lines = [f"# {results['study']}", ""]
     for test, sentences in results["tests"].items():
         rows = [row for row in results["means"] if row["test"] == test]

@@ -104,6 +104,17 @@ def test_rows_are_what_the_texts_score(study: Study, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out/results.json").read_text()) == results
 
 
+def test_summaries_are_told_apart_by_rouge(study: Study, tmp_path: Path) -> None:
+    pytest.importorskip("rouge_score")
+    settings = study._study.model_copy(update={"metric": "rouge1", "tests": ["test_2"]})
+    results = Study(settings, tmp_path / "out", tmp_path / "runs").rescore()
+    best = row_of(results["rows"], method="imitkd-full", seed=1)
+    assert best["metric"] == pytest.approx(best["rouge1"]) and best["rouge1"] > best["rouge2"]
+    assert best["ci_low"] < best["rouge1"] < best["ci_high"] and best["p_vs_vanilla"] < 0.05
+    assert results["signatures"]["rouge"].startswith("f1|")
+    assert "| ROUGE-1 | ROUGE-2 | ROUGE-L |" in (tmp_path / "out/table.md").read_text()
+
+
 def test_p_values_compare_like_with_like(study: Study) -> None:
     results = study.rescore()
     rows = results["rows"]

@@ -13,6 +13,7 @@ from imitkd.study.metrics import Bleu, metric_named
 from imitkd.study.significance import draws, interval, mean_over, paired_p_value, resampled
 from seq2seq.errors import UserError
 from seq2seq.metrics import score_translations
+from seq2seq.rouge import score_summaries
 
 WORDS = "the a red blue cat dog sees runs quickly home now , .".split()  # noqa: SIM905
 
@@ -86,6 +87,15 @@ def test_a_metric_that_is_a_mean_over_sentences_needs_no_more() -> None:
     found = resampled(statistics, lambda s: 100 * s[0] / s[1], np.array([[0, 0, 0], [1, 2, 2]]))
     assert found.tolist() == pytest.approx([100, 100 / 3])
     assert mean_over([found, np.zeros(2)]).tolist() == pytest.approx([50, 50 / 3])
+
+
+@pytest.mark.parametrize("kind", ["rouge1", "rouge2", "rougeL"])
+def test_rouge_of_summed_statistics_is_the_corpus_score(kind: str) -> None:
+    pytest.importorskip("rouge_score")
+    references = [[r, *text(i + 50, 1)] for i, r in enumerate(REFERENCE)]
+    metric = metric_named(kind)
+    found = metric.score(metric.statistics(GOOD, references).sum(axis=0))
+    assert found == pytest.approx(getattr(score_summaries(GOOD, references), kind))
 
 
 def test_an_unknown_metric_is_named_with_the_known() -> None:

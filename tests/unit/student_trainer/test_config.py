@@ -6,13 +6,33 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from seq2seq.errors import UserError
 from seq2seq.model import build_model
 from student_trainer.config import RunConfig, dump_config, load_config, make_config
+from student_trainer.mixing import beta
 
-SHIPPED = sorted((Path(__file__).parents[3] / "configs").rglob("*.yaml"))
+CONFIGS = Path(__file__).parents[3] / "configs"
+# Names with an underscore are parts of others, studies are no training configurations.
+SHIPPED = sorted(
+    file
+    for file in CONFIGS.rglob("*.yaml")
+    if not file.name.startswith("_") and "studies" not in file.parts
+)
+PAPER_METHODS = {
+    "vanilla", "word-kd", "seqkd", "seqkd-full", "seqinter", "imitkd", "imitkd-full"
+}  # fmt: skip
+STARS = {"imitkd-star", "imitkd-star-full"}
+PAPER = {
+    "iwslt14/sru2": PAPER_METHODS,
+    "iwslt14/sru3": PAPER_METHODS,
+    "iwslt14/transformer": PAPER_METHODS,
+    "wmt16/sru4": PAPER_METHODS | STARS,
+    "wmt16/sru4-low-data": PAPER_METHODS | STARS,
+    "cnndm/sru2": PAPER_METHODS | STARS,
+}
 
 
 @pytest.fixture
@@ -197,8 +217,97 @@ def test_under_which_methods_the_student_writes(plain_config, method, writes):
 def test_shipped_configurations_load(file):
     config = load_config(file)
     assert isinstance(config, RunConfig)
-    build_model({"vocab_size": 16} | config.model)
+    with torch.device("meta"):
+        build_model({"vocab_size": 16} | config.model)
 
 
 def test_there_are_shipped_configurations():
     assert SHIPPED
+
+
+@pytest.mark.parametrize("students", PAPER)
+def test_the_paper_has_every_method_of_every_student(students):
+    files = sorted((CONFIGS / "paper" / students).glob("*.yaml"))
+    assert {file.stem for file in files} == PAPER[students]
+    corpus, student = students.split("/")
+    configs = [load_config(file) for file in files]
+    for file, config in zip(files, configs, strict=True):
+        assert config.method == file.stem and config.name == f"{corpus}-{student}-{file.stem}"
+        # PAPER 2: under "+ Full" the whole distribution, not its best part.
+        exact = config.spec.label == "distribution"
+        assert (config.payload == "hidden") is exact or not config.asks_teacher
+        # Nothing but the method, and what belongs to it, tells the files of a student apart.
+        assert config.model == configs[0].model
+        assert config.batch == configs[0].batch and config.corpus == configs[0].corpus
+        assert config.optimiser.steps == configs[0].optimiser.steps
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("iwslt14/sru2/imitkd", (200.0, 0.005, 4, "sample", 125, 128, 1.4e-3, 5.0)),
+        ("iwslt14/transformer/imitkd-full", (200.0, 0.005, 4, "greedy", 125, 128, 1.4e-3, 5.0)),
+        ("wmt16/sru4/imitkd", (200.0, 0.005, 1, "greedy", 100, 512, 7.9e-4, 2.0)),
+        ("wmt16/sru4/imitkd-star", (2.0, 0.5, 1, "greedy", 100, 512, 7.9e-4, 2.0)),
+        ("wmt16/sru4-low-data/imitkd-star-full", (2.0, 0.5, 1, "greedy", 100, 128, 7.9e-4, 2.0)),
+        ("cnndm/sru2/imitkd-full", (10.0, 0.1, 4, "greedy", 99, 32, 2.2e-3, 5.0)),
+        ("cnndm/sru2/imitkd-star", (10.0, 0.1, 4, "greedy", 99, 32, 2.2e-3, 5.0)),
+    ],
+)
+def test_the_papers_settings(file, expected):
+    config = load_config(CONFIGS / "paper" / f"{file}.yaml")
+    steps, limit = config.optimiser.steps, config.rollout.limit
+    found = (
+        config.mixing.base,
+        round(beta(config.mixing, steps, steps), 9),
+        config.rollout.pool,
+        config.rollout.decoding,
+        min(limit.offset, limit.cap),
+        config.batch.sentences,
+        config.optimiser.learning_rate,
+        config.optimiser.clip,
+    )
+    assert found == expected and limit.ratio == 0
+    assert config.rollout.top_k == 5 and config.optimiser.schedule == "inverse-sqrt"
+
+
+def test_a_file_on_top_of_others(tmp_path, plain_config):
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "base.yaml").write_text(yaml.safe_dump(plain_config))
+    (tmp_path / "parts" / "loss.yaml").write_text("loss: {top_k: 5, temperature: 2.0}\n")
+    (tmp_path / "run.yaml").write_text(
+        "extends: [parts/base.yaml, parts/loss.yaml]\nname: above\nloss: {top_k: 6}\n"
+        "optimiser: {betas: [0.5, 0.6]}\ninitialise: null\n"
+    )
+    config = load_config(tmp_path / "run.yaml", ["loss.tail=renormalised"])
+    assert (config.name, config.method) == ("above", "vanilla")
+    assert (config.loss.top_k, config.loss.temperature, config.loss.tail) == (
+        6,
+        2.0,
+        "renormalised",
+    )
+    assert config.optimiser.betas == (0.5, 0.6)
+    assert config.optimiser.steps == plain_config["optimiser"]["steps"]
+    (tmp_path / "one.yaml").write_text("extends: run.yaml\nseed: 9\n")
+    assert load_config(tmp_path / "one.yaml").seed == 9
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("extends: run.yaml", "extends itself; break the circle"),
+        ("extends: gone.yaml", "gone.yaml, which "),
+        ("extends: 3", "neither a file nor a list of files"),
+        ("extends: [3]", "neither a file nor a list of files"),
+    ],
+)
+def test_what_a_file_cannot_extend(tmp_path, text, expected):
+    file = tmp_path / "run.yaml"
+    file.write_text(text + "\n")
+    assert expected in refused(file)
+
+
+def test_a_circle_of_two_files(tmp_path):
+    (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
+    (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
+    assert "extends itself" in refused(tmp_path / "a.yaml")
