@@ -78,7 +78,8 @@ class StudyConfig(_Section):
         teacher: model directory; served for as long as the study needs it.
         distilled: directory of the targets that the teacher writes for the training sources, its
             ``beam`` best for each; beside the runs by default. What is there already is kept.
-        train: the configuration that all cells share, or a file of it.
+        train: the configuration that all cells share; ``base: FILE``, beside the study file, goes
+            below it.
         metric: of the intervals and p-values.
         beam: the beam size besides greedy.
         threads: of evaluation and of the teacher's service; the speeds depend on it.
@@ -91,7 +92,7 @@ class StudyConfig(_Section):
     tests: list[str] = ["test"]
     teacher: Path
     distilled: Path | None = None
-    train: dict[str, Any]
+    train: dict[str, Any] = {}
     students: dict[str, StudentConfig] = Field(min_length=1)
     variants: list[VariantConfig] = Field(min_length=1)
     seeds: list[int] = Field([1], min_length=1)
@@ -137,14 +138,18 @@ class Cell:
 
 
 def load_study(path: Path, overrides: list[str] | None = None) -> StudyConfig:
-    """Read a study file; ``train`` may name a configuration file.
+    """Read a study file; ``base`` may name a configuration file below ``train``.
 
     Raises:
         UserError: a file cannot be read, or all faults of a file on one line.
     """
     data = read_mapping(path)
-    if isinstance(data.get("train"), str):
-        data["train"] = read_mapping(Path(data["train"]))
+    # On top of the file: what this study, or one that extends it, says besides.
+    if isinstance(named := data.pop("base", None), str):
+        data["train"] = merge(read_mapping(path.parent / named), data.get("train") or {})
+    students = data.get("students")
+    if isinstance(students, dict):  # null leaves one of an extended study out
+        data["students"] = {name: s for name, s in students.items() if s is not None}
     for override in overrides or []:
         apply_override(data, override)
     try:

@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from imitkd.study.plan import Cell, StudyConfig, cell_config, cells, load_study, needs_distilled
 from seq2seq.errors import UserError
+from seq2seq.model import build_model
+from student_trainer.methods import METHODS
 
 MODEL = {"kind": "transformer", "d_model": 16, "heads": 2, "ffn": 32}
 
@@ -129,10 +132,41 @@ def test_a_student_names_a_variant_that_is_not_there(write: Any) -> None:
         load_study(write(students={"small": small}))
 
 
-def test_the_shared_configuration_may_be_a_file(write: Any, tmp_path: Path) -> None:
-    shared = tmp_path / "shared.yaml"
-    shared.write_text(yaml.safe_dump(plain()["train"]))
-    study = load_study(write(train=str(shared)), ["train.optimiser.steps=7", "seeds=[4]"])
+def test_the_shared_configuration_may_stand_on_a_file(write: Any, tmp_path: Path) -> None:
+    (tmp_path / "shared.yaml").write_text(yaml.safe_dump(plain()["train"]))
+    path = write(base="shared.yaml", train={"optimiser": {"steps": 6}})
+    study = load_study(path, ["seeds=[4]"])
     (cell, _) = cells(study)
     assert cell == Cell("small", study.variants[0], 4)
-    assert cell_config(study, cell, address="x:1", runs=Path("r")).optimiser.steps == 7
+    config = cell_config(study, cell, address="x:1", runs=Path("r"))
+    assert (config.optimiser.steps, config.optimiser.learning_rate) == (6, 0.001)
+    assert load_study(path, ["train.optimiser.steps=7"]).train["optimiser"]["steps"] == 7
+
+
+SHIPPED = sorted((Path(__file__).parents[3] / "configs" / "studies").glob("[!_]*.yaml"))
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda p: p.stem)
+def test_shipped_studies_load(file: Path) -> None:
+    study = load_study(file)
+    assert study.name == file.stem
+    methods = {cell.variant.method for cell in cells(study) if cell.student == "transformer"}
+    assert methods >= {"vanilla", "word-kd", "seqkd", "imitkd", "imitkd-full"}
+    for cell in cells(study):
+        config = cell_config(study, cell, address="x:1", runs=Path("runs"))
+        with torch.device("meta"):
+            build_model({"vocab_size": 16} | config.model)
+
+
+def test_the_studies_of_every_method_have_every_method() -> None:
+    assert {p.stem for p in SHIPPED} >= {
+        "ui_strings_en_pt", "multi30k_de_en", "multi30k_low_data", "aeslc"
+    }  # fmt: skip
+    for name in ("ui_strings_en_pt", "multi30k_de_en"):
+        (file,) = [p for p in SHIPPED if p.stem == name]
+        assert {cell.variant.method for cell in cells(load_study(file))} == set(METHODS)
+
+
+def test_a_study_that_extends_another_may_leave_a_student_out() -> None:
+    (file,) = [p for p in SHIPPED if p.stem == "multi30k_low_data"]
+    assert list(load_study(file).students) == ["transformer"]
