@@ -402,11 +402,21 @@ class RunConfig(_Section):
                 f"loss.payload {self.payload} cannot feed {self.compared_by}; use "
                 f"{' or '.join(payloads)}, or leave it out for {payloads[0]}"
             )
-        sampled = self.rollout.decoding == "sample" and self.rollout.top_k == 0
-        if self.compared_by == "policy-gradient" and not (sampled and self.spec.mixed):
+        if self.compared_by == "policy-gradient":
+            self._check_sampled()
+
+    def _check_sampled(self) -> None:
+        """The policy gradient is the reverse KL's on average over the student's own samples."""
+        rollout = self.rollout
+        if (rollout.decoding, rollout.top_k, rollout.temperature) != ("sample", 0, 1.0):
             raise ValueError(
                 "loss.divergence policy-gradient learns from what the student samples; set "
-                "rollout.decoding=sample and rollout.top_k=0"
+                "rollout.decoding=sample, rollout.top_k=0 and rollout.temperature=1"
+            )
+        if self.spec.pool is not None:
+            raise ValueError(
+                f"loss.divergence policy-gradient takes fresh samples alone, and method "
+                f"{self.method} keeps older ones; use method gkd"
             )
 
     def _check_fixed(self) -> None:
@@ -415,6 +425,11 @@ class RunConfig(_Section):
             raise ValueError(
                 "a teacher.store holds the teacher's candidates, and loss.divergence "
                 f"{self.loss.divergence} asks for the student's; give teacher.address instead"
+            )
+        if self.asks_teacher and self.spec.data != "reference":
+            raise ValueError(
+                f"method {self.method} has the teacher's own targets scored, and a teacher.store "
+                "holds scores of references; give teacher.address instead"
             )
         if self.student_writes:
             raise ValueError(

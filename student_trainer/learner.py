@@ -130,7 +130,7 @@ class Learner:
             positions=positions,
             scored_sentences=sum(s.scored_sentences for s in labelled),
             scored_positions=sum(part.scored_positions for part in parts),
-            student_share=sum(int(s.from_student.sum()) for s in shards) / sentences,
+            student_share=sum(int(s.from_student.sum()) for s in shards) / max(1, sentences),
             generate_s=sum(s.generate_s for s in shards),
             score_s=sum(s.score_s for s in shards),
             learn_s=self._clock() - begin,

@@ -211,7 +211,9 @@ def _stories(urls: Path, stories: Mapping[str, Path]) -> Iterator[Example]:
 
 def read_story(path: Path) -> Example:
     """A ``.story`` file: the article, then each sentence of its summary behind ``@highlight``."""
-    article, highlights, in_summary = [], [], False
+    article: list[str] = []
+    highlights: list[str] = []
+    in_summary = False
     for line in read_lines(path):
         if line.strip() == "@highlight":
             in_summary = True

@@ -365,10 +365,37 @@ def test_a_method_that_fixes_its_loss_keeps_it(config_of: Any) -> None:
         config_of("imitkd-full", loss={"divergence": "tvd"})
 
 
-@pytest.mark.parametrize("rollout", [{}, {"decoding": "sample", "top_k": 5}])
+@pytest.mark.parametrize(
+    "rollout",
+    [
+        {},
+        {"decoding": "sample", "top_k": 5},
+        {"decoding": "sample", "top_k": 0, "temperature": 2.0},
+    ],
+)
 def test_a_policy_gradient_needs_samples(config_of: Any, rollout: Any) -> None:
-    with pytest.raises(UserError, match=r"set rollout.decoding=sample and rollout.top_k=0"):
+    with pytest.raises(UserError, match=r"set rollout.decoding=sample, rollout.top_k=0 and"):
         config_of("gkd", loss={"divergence": "policy-gradient"}, rollout=rollout)
+
+
+def test_a_policy_gradient_takes_no_older_samples(config_of: Any) -> None:
+    with pytest.raises(UserError, match=r"method replay keeps older ones; use method gkd"):
+        config_of("replay", loss={"divergence": "policy-gradient"}, rollout=SAMPLED)
+
+
+@pytest.mark.parametrize(
+    ("method", "loss", "fault"),
+    [
+        ("seqkd-full", {}, "the teacher's own targets scored"),
+        ("gkd", {"divergence": "reverse-kl"}, "asks for the student's"),
+        ("replay", {}, "has the student write new targets"),
+    ],
+)
+def test_what_a_score_store_cannot_answer(
+    config_of: Any, method: str, loss: dict[str, Any], fault: str
+) -> None:
+    with pytest.raises(UserError, match=rf"{fault}.*give teacher.address instead"):
+        config_of(method, loss=loss, teacher={"store": "scores"})
 
 
 def test_the_policy_gradient_asks_about_student_rows_alone(config_of: Any) -> None:
