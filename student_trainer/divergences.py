@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from student_trainer.config import LossConfig
-from student_trainer.losses import LOWEST_LOG_P
+from student_trainer.losses import LOWEST_LOG_P, wide
 from student_trainer.methods import effective_divergence
 
 PointLoss = Callable[[Tensor, Tensor], Tensor]
@@ -124,7 +124,7 @@ def teacher_classes(
 
 def student_classes(logits_PV: Tensor, ids_PK: Tensor | None) -> Tensor:
     """log q over the classes of :func:`teacher_classes`."""
-    log_q_PV = logits_PV.log_softmax(1)
+    log_q_PV = wide(logits_PV).log_softmax(1)
     if ids_PK is None:
         return log_q_PV
     rest_P1 = log_q_PV.scatter(1, ids_PK, -math.inf).logsumexp(1, keepdim=True)

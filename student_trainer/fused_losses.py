@@ -12,12 +12,10 @@ same shape, writes the gradient of the *sum* of the losses to ``out_PV`` and ret
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-from student_trainer.divergences import PointLoss, cross_entropy, teacher_classes
+from student_trainer.divergences import PointLoss, cross_entropy
 from student_trainer.losses import advantages
 
 
@@ -47,20 +45,6 @@ def policy_gradient_out(
     out_PV.scatter_add_(1, targets_P1, out_PV.new_full((1, 1), -1.0).expand_as(targets_P1))
     out_PV.mul_(advantages_P[:, None])
     return -advantages_P
-
-
-def full_loss_top_k_out(
-    logits_PV: Tensor,
-    ids_PK: Tensor,
-    log_probs_PK: Tensor,
-    tail_log_mass_P: Tensor,
-    tail: Literal["bucket", "renormalised"],
-    out_PV: Tensor,
-) -> Tensor:
-    """:func:`~student_trainer.losses.full_loss_top_k` with its gradient in ``out_PV``."""
-    labels = log_probs_PK.to(logits_PV.dtype), tail_log_mass_P.to(logits_PV.dtype)
-    ids, log_p_PC = teacher_classes(ids_PK, *labels, tail, logits_PV.shape[1])
-    return class_loss_out(logits_PV, ids, log_p_PC, cross_entropy, out_PV)
 
 
 def class_loss_out(

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from student_trainer.assembly import TrainingBatch
 from student_trainer.config import LossConfig
 from student_trainer.divergences import PointLoss, point_loss, student_classes, teacher_classes
 from student_trainer.fused_losses import class_loss_out, policy_gradient_out, reference_loss_out
-from student_trainer.losses import policy_gradient_loss, reference_loss
+from student_trainer.losses import policy_gradient_loss, reference_loss, wide
 from student_trainer.methods import METHODS, Method
 from student_trainer.teacher_head import TeacherHead
 
@@ -92,7 +91,7 @@ class _Label:
         )
 
     def _compared(self, part: slice, logits: Tensor, compare: PointLoss) -> Tensor:
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = wide(logits)
         ids, log_p = self._classes(part, logits)
         return compare(log_p, student_classes(logits, ids))
 

@@ -12,14 +12,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from student_trainer.fused_losses import full_loss_top_k_out, reference_loss_out
-from student_trainer.losses import full_loss_top_k, reference_loss
+from student_trainer.divergences import cross_entropy, student_classes, teacher_classes
+from student_trainer.fused_losses import class_loss_out, reference_loss_out
+from student_trainer.losses import reference_loss
 from tests import oracles
 
 Tail = Literal["bucket", "renormalised"]
 TAILS: list[Tail] = ["bucket", "renormalised"]
 Plain = Callable[[Tensor], Tensor]
 Fused = Callable[[Tensor, Tensor], Tensor]
+
+
+def full_loss_top_k(x: Tensor, ids: Tensor, log_probs: Tensor, tail: Tensor, how: Tail) -> Tensor:
+    """L_full over candidates, as the trainer puts it together."""
+    classes = teacher_classes(ids, log_probs.to(x.dtype), tail.to(x.dtype), how, x.shape[1])
+    return cross_entropy(classes[1], student_classes(x, classes[0]))
+
+
+def full_loss_top_k_out(
+    x: Tensor, ids: Tensor, log_probs: Tensor, tail: Tensor, how: Tail, out: Tensor
+) -> Tensor:
+    """The same with its gradient."""
+    classes = teacher_classes(ids, log_probs.to(x.dtype), tail.to(x.dtype), how, x.shape[1])
+    return class_loss_out(x, *classes, cross_entropy, out)
 
 
 def case(

@@ -10,12 +10,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from student_trainer.losses import full_loss, full_loss_top_k, reference_loss
+from student_trainer.divergences import cross_entropy, student_classes, teacher_classes
+from student_trainer.losses import reference_loss, wide
 from tests import oracles
 
 P, V = 5, 7
 Tail = Literal["bucket", "renormalised"]
 TAILS: list[Tail] = ["bucket", "renormalised"]
+
+
+def full_loss(x: Tensor, teacher: Tensor) -> Tensor:
+    """L_full over the whole vocabulary, as the trainer puts it together."""
+    return cross_entropy(teacher.to(wide(x).dtype), student_classes(x, None))
+
+
+def full_loss_top_k(x: Tensor, ids: Tensor, log_probs: Tensor, tail: Tensor, how: Tail) -> Tensor:
+    """L_full over candidates, likewise."""
+    dtype = wide(x).dtype
+    classes = teacher_classes(ids, log_probs.to(dtype), tail.to(dtype), how, x.shape[1])
+    return cross_entropy(classes[1], student_classes(x, classes[0]))
 
 
 def logits(seed: int, scale: float = 2.0) -> Tensor:
