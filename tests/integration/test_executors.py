@@ -101,6 +101,16 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[l
     )
 
 
+def test_rows_kept_and_candidates_named_by_students_are_the_same_too(
+    config_of, reference, tmp_path
+):
+    config = config_of(
+        runtime="ray", workers=2, method="replay", loss__divergence="reverse-kl", rollout__pool=2
+    )
+    train(config, tmp_path / "run")
+    assert outcome(tmp_path / "run") == reference(config)
+
+
 @pytest.mark.parametrize(("pool", "lag", "workers"), [(1, 0, 3), (4, 0, 1), (4, 4, 3)])
 def test_ray_gives_what_inline_gives(config_of, reference, tmp_path, pool, lag, workers):
     config = config_of(runtime="ray", workers=workers, rollout__pool=pool, rollout__lag=lag)
