@@ -36,13 +36,17 @@ def interval(scores_R: np.ndarray, level: float = 0.95) -> tuple[float, float]:
 
 
 def paired_p_value(scores_R: np.ndarray, baseline_R: np.ndarray, difference: float) -> float:
-    """How often chance alone makes a difference as large, two-sided; sacreBLEU's formula.
+    """How often chance alone makes a difference as large; sacreBLEU's formula.
+
+    1 where the two never differ, which the formula would take for certainty.
 
     Args:
         scores_R, baseline_R: of two systems on the same resamples.
         difference: of the two on the sentences themselves.
     """
     apart = np.abs(scores_R - baseline_R)
+    if not apart.any():
+        return 1.0
     chance = apart - apart.mean()
     return float(((chance > abs(difference)).sum() + 1) / (len(chance) + 1))
 

@@ -78,7 +78,7 @@ def test_a_system_beside_itself_is_never_better() -> None:
     metric = Bleu()
     statistics = metric.statistics(GOOD, [[r] for r in REFERENCE])
     scores = resampled(statistics, metric.score, draws(len(GOOD), 50, seed=1))
-    assert paired_p_value(scores, scores, 0.0) == pytest.approx(1 / 51)
+    assert paired_p_value(scores, scores, 0.0) == 1.0
     assert paired_p_value(scores, scores + np.linspace(-1, 1, 50), 0.0) > 0.4
 
 
