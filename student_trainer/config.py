@@ -12,8 +12,6 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
@@ -23,9 +21,10 @@ from pydantic import (
 from seq2seq.errors import UserError
 from seq2seq.metrics import Metric
 from seq2seq.model import describe
+from student_trainer.config_checks import check_loss, check_store
+from student_trainer.learning_config import LossConfig, MixingConfig, PoolConfig, Section
 from student_trainer.methods import (
     METHODS,
-    Divergence,
     Method,
     MethodSpec,
     Payload,
@@ -36,14 +35,32 @@ from student_trainer.yaml_files import apply_override, read_mapping
 from teacher_service.addresses import written_addresses
 from teacher_service.errors import TeacherRefused
 
+# The sections of what is learnt are handed out under this module's name.
+__all__ = [
+    "BatchConfig",
+    "CorpusConfig",
+    "InitialiseConfig",
+    "LimitConfig",
+    "LossConfig",
+    "Method",
+    "MixingConfig",
+    "OptimiserConfig",
+    "PoolConfig",
+    "Precision",
+    "RolloutConfig",
+    "RunConfig",
+    "TeacherConfig",
+    "ValidationConfig",
+    "VocabularyConfig",
+    "dump_config",
+    "load_config",
+    "make_config",
+]
+
 Precision = Literal["fp32", "bf16"]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class CorpusConfig(_Section):
+class CorpusConfig(Section):
     """What to train on.
 
     Attributes:
@@ -64,7 +81,7 @@ class CorpusConfig(_Section):
     source_alpha: float = Field(0.2, gt=0)
 
 
-class VocabularyConfig(_Section):
+class VocabularyConfig(Section):
     """Where the student's vocabulary comes from; one of three.
 
     Attributes:
@@ -87,7 +104,7 @@ class VocabularyConfig(_Section):
         return self
 
 
-class InitialiseConfig(_Section):
+class InitialiseConfig(Section):
     """Another model to start from: the whole of it, or chosen layers; embeddings come along.
 
     Attributes:
@@ -102,80 +119,7 @@ class InitialiseConfig(_Section):
     decoder_layers: tuple[int, ...] | None = None
 
 
-class LossConfig(_Section):
-    """How the student is compared with its targets.
-
-    Attributes:
-        label_smoothing: of cross-entropy on references.
-        divergence: between teacher and student, under methods that leave it open.
-        jsd_beta: of ``jsd``; 0 is the forward KL, 1 the reverse KL.
-        skew_alpha: of ``skew-kl`` and ``reverse-skew-kl``.
-        payload: what the teacher is asked for; unset: the cheapest that feeds the loss.
-        top_k: candidates in the teacher's distribution ("+ Full", approximated), or of the student
-            under payload ``candidates``.
-        tail: ``bucket`` keeps the rest of the vocabulary as one class, ``renormalised`` spreads
-            its mass over the candidates (the published code's top-k option).
-        temperature: of the teacher's distribution.
-        student_temperature: of the student's, where it is compared with the teacher's.
-        teacher_labels_on_data_rows: under ``imitkd`` rows that keep their reference take the
-            teacher's arg-max too; the published code leaves them their own labels.
-    """
-
-    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
-    divergence: Divergence = "forward-kl"
-    jsd_beta: float = Field(0.5, ge=0.0, le=1.0)
-    skew_alpha: float = Field(0.1, ge=0.0, lt=1.0)
-    payload: Payload | None = None
-    top_k: int = Field(64, ge=1)
-    tail: Literal["bucket", "renormalised"] = "bucket"
-    temperature: float = Field(1.0, gt=0)
-    student_temperature: float = Field(1.0, gt=0)
-    teacher_labels_on_data_rows: bool = False
-
-
-class MixingConfig(_Section):
-    """Probability beta that a row keeps its reference (docs/algorithm.md).
-
-    Attributes:
-        schedule: how beta falls with t / N.
-        base: of ``exponential``: beta = base ** (-t / N).
-        final: of ``linear``: beta falls from 1 to it.
-        value: of ``constant``.
-        warmup: share of the run with beta = 1 before the schedule begins.
-        lambda_: GKD's share of student-written rows: beta = 1 - lambda throughout, and no schedule.
-    """
-
-    schedule: Literal["exponential", "linear", "reverse-sigmoid", "constant"] = "exponential"
-    base: float = Field(200.0, ge=1.0)
-    final: float = Field(0.005, ge=0.0, le=1.0)
-    value: float = Field(1.0, ge=0.0, le=1.0)
-    warmup: float = Field(0.0, ge=0.0, lt=1.0)
-    lambda_: float | None = Field(None, alias="lambda", ge=0.0, le=1.0)
-
-    @property
-    def keeps_no_reference(self) -> bool:
-        """Whether every row of the run is replaced by the student's text."""
-        never = self.schedule == "constant" and self.value == 0.0 and self.warmup == 0.0
-        return self.lambda_ == 1.0 or (self.lambda_ is None and never)
-
-
-class PoolConfig(_Section):
-    """Student-written rows kept at the learner beyond their batch, labels and all.
-
-    Attributes:
-        rows: at most so many; the oldest go first.
-        fresh: of ``replay``: share of the student's rows written anew at the first step; it rises
-            linearly to 1 at the last, the others are drawn from the pool.
-        confidence: of ``aggregation``: a student's sentence counts only where the probability of
-            the teacher's arg-max, averaged over it, is above this; else the row keeps its data.
-    """
-
-    rows: int = Field(8192, ge=1)
-    fresh: float = Field(0.5, gt=0.0, le=1.0)
-    confidence: float = Field(0.65, ge=0.0, lt=1.0)
-
-
-class LimitConfig(_Section):
+class LimitConfig(Section):
     """Longest output: min(ratio * source ids + offset, cap) ids."""
 
     ratio: float = Field(2.0, ge=0)
@@ -183,7 +127,7 @@ class LimitConfig(_Section):
     cap: int = Field(128, ge=1)
 
 
-class RolloutConfig(_Section):
+class RolloutConfig(Section):
     """How the student writes and how far ahead of the learner (staleness by rule).
 
     Batch i is written by version max(0, pool * floor(i / pool) - lag), a version being a number
@@ -209,7 +153,7 @@ class RolloutConfig(_Section):
         return self
 
 
-class BatchConfig(_Section):
+class BatchConfig(Section):
     """A batch is bounded by sentences, padded tokens, or both, and cut into shards.
 
     Attributes:
@@ -229,7 +173,7 @@ class BatchConfig(_Section):
         return self
 
 
-class OptimiserConfig(_Section):
+class OptimiserConfig(Section):
     """AdamW with warm-up.
 
     Attributes:
@@ -253,7 +197,7 @@ class OptimiserConfig(_Section):
     average: float = Field(0.0, ge=0, lt=1)
 
 
-class TeacherConfig(_Section):
+class TeacherConfig(Section):
     """Where the teacher answers: from one or more addresses, or from a score store.
 
     Attributes:
@@ -302,7 +246,7 @@ class TeacherConfig(_Section):
         return self
 
 
-class ValidationConfig(_Section):
+class ValidationConfig(Section):
     """When and how the student is evaluated; the best one on the validation split is kept.
 
     Attributes:
@@ -318,7 +262,7 @@ class ValidationConfig(_Section):
     patience: int = Field(0, ge=0)
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """A training run.
 
     Attributes:
@@ -375,73 +319,15 @@ class RunConfig(_Section):
                 f"method {self.method} goes on from a finished student; name its directory with "
                 "initialise.from"
             )
-        self._check_loss()
+        check_loss(self)
         fixed = sorted(self.model.keys() & {"vocab_size", "pad_id", "eos_id", "start_id"})
         if fixed:
             raise ValueError(f"model.{fixed[0]} follows from the vocabulary; remove it")
         if self.vocabulary.served and self.teacher is None:
             raise ValueError("vocabulary.served needs a 'teacher' section with an address")
         if self.teacher is not None and self.teacher.store is not None:
-            self._check_fixed()
+            check_store(self)
         return self
-
-    def _check_loss(self) -> None:
-        """The method, its loss and the teacher's payload fit (docs/algorithm.md)."""
-        loss = self.loss
-        if loss.divergence != "forward-kl" and not self.spec.any_divergence:
-            free = [name for name, spec in METHODS.items() if spec.any_divergence]
-            raise ValueError(
-                f"method {self.method} has a loss of its own; loss.divergence {loss.divergence} "
-                f"goes with method {' or '.join(free)} (gkd with mixing.lambda 0 is on data alone)"
-            )
-        if not self.asks_teacher:
-            return
-        payloads = payloads_for(self.compared_by)
-        if self.payload not in payloads:
-            raise ValueError(
-                f"loss.payload {self.payload} cannot feed {self.compared_by}; use "
-                f"{' or '.join(payloads)}, or leave it out for {payloads[0]}"
-            )
-        if self.compared_by == "policy-gradient":
-            self._check_sampled()
-
-    def _check_sampled(self) -> None:
-        """The policy gradient is the reverse KL's on average over the student's own samples."""
-        rollout = self.rollout
-        if (rollout.decoding, rollout.top_k, rollout.temperature) != ("sample", 0, 1.0):
-            raise ValueError(
-                "loss.divergence policy-gradient learns from what the student samples; set "
-                "rollout.decoding=sample, rollout.top_k=0 and rollout.temperature=1"
-            )
-        if self.spec.pool is not None:
-            raise ValueError(
-                f"loss.divergence policy-gradient takes fresh samples alone, and method "
-                f"{self.method} keeps older ones; use method gkd"
-            )
-
-    def _check_fixed(self) -> None:
-        """A score store answers about fixed pairs alone."""
-        if self.asks_teacher and self.payload == "candidates":
-            raise ValueError(
-                "a teacher.store holds the teacher's candidates, and loss.divergence "
-                f"{self.loss.divergence} asks for the student's; give teacher.address instead"
-            )
-        if self.asks_teacher and self.spec.data != "reference":
-            raise ValueError(
-                f"method {self.method} has the teacher's own targets scored, and a teacher.store "
-                "holds scores of references; give teacher.address instead"
-            )
-        if self.student_writes:
-            raise ValueError(
-                f"method {self.method} has the student write new targets, which no teacher.store "
-                "holds; give teacher.address instead, or use method word-kd"
-            )
-        if self.asks_teacher and self.corpus.source_candidates > 1:
-            raise ValueError(
-                f"corpus.source_candidates={self.corpus.source_candidates} draws other sources "
-                "every epoch, and a teacher.store holds one of each; set it to 1 or give "
-                "teacher.address instead"
-            )
 
     def pinned_to(self, revision: str | None) -> RunConfig:
         """The same run, in which every request names the teacher's revision."""

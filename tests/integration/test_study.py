@@ -30,7 +30,6 @@ VARIANTS: list[Any] = [
     {"method": "gkd", "name": "jsd", "overrides": {"loss.divergence": "jsd"}},
     {"method": "gkd", "name": "reverse", "overrides": {"loss.divergence": "reverse-kl"}},
     {"method": "imitkd-full", "name": "hidden", "overrides": {"loss.payload": "hidden"}},
-    "aggregation",
     "replay",
 ]
 STEPS = 3
@@ -55,7 +54,6 @@ def files(tmp_path_factory: pytest.TempPathFactory, tiny_corpus: Path) -> Path:
             "batch": {"sentences": 8},
             "optimiser": {"steps": STEPS, "warmup": 1},
             "mixing": {"schedule": "constant", "value": 0.3},
-            "pool": {"confidence": 0.0},
             "loss": {"top_k": 4},
             "rollout": {"limit": {"cap": 12}},
             "validation": {"every": STEPS, "sentences": 4},

@@ -386,7 +386,6 @@ def test_a_policy_gradient_takes_no_older_samples(config_of: Any) -> None:
 @pytest.mark.parametrize(
     ("method", "loss", "fault"),
     [
-        ("seqkd-full", {}, "the teacher's own targets scored"),
         ("gkd", {"divergence": "reverse-kl"}, "asks for the student's"),
         ("replay", {}, "has the student write new targets"),
     ],

@@ -1,0 +1,88 @@
+"""What is learnt from which rows: the sections ``loss``, ``mixing`` and ``pool`` of a run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from student_trainer.methods import Divergence, Payload
+
+
+class Section(BaseModel):
+    """A part of a configuration: cannot be changed, and refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LossConfig(Section):
+    """How the student is compared with its targets.
+
+    Attributes:
+        label_smoothing: of cross-entropy on references.
+        divergence: between teacher and student, under methods that leave it open.
+        jsd_beta: of ``jsd``; 0 is the forward KL, 1 the reverse KL.
+        skew_alpha: of ``skew-kl`` and ``reverse-skew-kl``.
+        payload: what the teacher is asked for; unset: the cheapest that feeds the loss.
+        top_k: candidates in the teacher's distribution ("+ Full", approximated), or of the student
+            under payload ``candidates``.
+        tail: ``bucket`` keeps the rest of the vocabulary as one class, ``renormalised`` spreads
+            its mass over the candidates (the published code's top-k option).
+        temperature: of the teacher's distribution.
+        student_temperature: of the student's, where it is compared with the teacher's.
+        teacher_labels_on_data_rows: under ``imitkd`` rows that keep their reference take the
+            teacher's arg-max too; the published code leaves them their own labels.
+    """
+
+    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+    divergence: Divergence = "forward-kl"
+    jsd_beta: float = Field(0.5, ge=0.0, le=1.0)
+    skew_alpha: float = Field(0.1, ge=0.0, lt=1.0)
+    payload: Payload | None = None
+    top_k: int = Field(64, ge=1)
+    tail: Literal["bucket", "renormalised"] = "bucket"
+    temperature: float = Field(1.0, gt=0)
+    student_temperature: float = Field(1.0, gt=0)
+    teacher_labels_on_data_rows: bool = False
+
+
+class MixingConfig(Section):
+    """Probability beta that a row keeps its reference (docs/algorithm.md).
+
+    Attributes:
+        schedule: how beta falls with t / N.
+        base: of ``exponential``: beta = base ** (-t / N).
+        final: of ``linear``: beta falls from 1 to it.
+        value: of ``constant``.
+        warmup: share of the run with beta = 1 before the schedule begins.
+        lambda_: GKD's share of student-written rows: beta = 1 - lambda throughout, and no schedule.
+    """
+
+    schedule: Literal["exponential", "linear", "reverse-sigmoid", "constant"] = "exponential"
+    base: float = Field(200.0, ge=1.0)
+    final: float = Field(0.005, ge=0.0, le=1.0)
+    value: float = Field(1.0, ge=0.0, le=1.0)
+    warmup: float = Field(0.0, ge=0.0, lt=1.0)
+    lambda_: float | None = Field(None, alias="lambda", ge=0.0, le=1.0)
+
+    @property
+    def keeps_no_reference(self) -> bool:
+        """Whether every row of the run is replaced by the student's text."""
+        never = self.schedule == "constant" and self.value == 0.0 and self.warmup == 0.0
+        return self.lambda_ == 1.0 or (self.lambda_ is None and never)
+
+
+class PoolConfig(Section):
+    """Student-written rows kept at the learner beyond their batch, labels and all.
+
+    Attributes:
+        rows: at most so many; the oldest go first.
+        fresh: of ``replay``: share of the student's rows written anew at the first step; it rises
+            linearly to 1 at the last, the others are drawn from the pool.
+        confidence: of ``aggregation``: a student's sentence counts only where the probability of
+            the teacher's arg-max, averaged over it, is above this; else the row keeps its data.
+    """
+
+    rows: int = Field(8192, ge=1)
+    fresh: float = Field(0.5, gt=0.0, le=1.0)
+    confidence: float = Field(0.65, ge=0.0, lt=1.0)
