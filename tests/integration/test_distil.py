@@ -26,7 +26,7 @@ from seq2seq.decoding import LengthLimit as LocalLimit
 from seq2seq.decoding import generate
 from seq2seq.errors import UserError
 from teacher_service.client import TeacherClient
-from teacher_service.codec import Beam
+from teacher_service.codec import Beam, LengthLimit
 from teacher_service.errors import TeacherError
 from teacher_service.server import ServerThread
 from tests.builders import save_brief_teacher, tiny_text
@@ -35,6 +35,7 @@ from tests.unit.teacher_service.support import tiny_config
 ROOT = Path(__file__).resolve().parents[2]
 ROWS, PART = 24, 6
 MODE = Beam(2, 2)
+LIMIT = LengthLimit(2.0, 2, 20)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def address(teacher: Path) -> Iterator[str]:
 
 def run(address: str, corpus: Path, out: Path, mode: Beam = MODE, **change: Any) -> Distilled:
     with TeacherClient(address, timeout_s=20.0) as client:
-        return distil_corpus(client, corpus, out, mode, part_rows=PART, **change)
+        return distil_corpus(client, corpus, out, mode, limit=LIMIT, part_rows=PART, **change)
 
 
 def files(path: Path) -> dict[str, bytes]:
@@ -90,9 +91,9 @@ def test_the_corpus_is_what_the_teacher_writes_here(whole, corpus, teacher):
     left_out = 0
     for example in read_split(corpus, "train"):
         source = vocabulary.encode_source(example.source)
-        found = generate(
-            directory.model, [source], LocalBeam(2, 2), limit=LocalLimit(2.0, 10, 128)
-        )[0]
+        found = generate(directory.model, [source], LocalBeam(2, 2), limit=LocalLimit(2.0, 2, 20))[
+            0
+        ]
         texts = dict.fromkeys(vocabulary.decode(h.ids) for h in found if h.finished)
         texts.pop("", None)
         if not texts:
@@ -130,7 +131,7 @@ from pathlib import Path
 from imitkd.distilling.distil import distil_corpus
 from imitkd.distilling.writing import TeacherWriter
 from teacher_service.client import TeacherClient
-from teacher_service.codec import Beam
+from teacher_service.codec import Beam, LengthLimit
 write, calls = TeacherWriter.write, []
 def dies(self, examples, first):
     records = write(self, examples, first)
@@ -140,7 +141,10 @@ def dies(self, examples, first):
     return records
 TeacherWriter.write = dies
 with TeacherClient(sys.argv[1]) as client:
-    distil_corpus(client, Path(sys.argv[2]), Path(sys.argv[3]), Beam(2, 2), part_rows=6)
+    limit = LengthLimit(2.0, 2, 20)
+    distil_corpus(
+        client, Path(sys.argv[2]), Path(sys.argv[3]), Beam(2, 2), limit=limit, part_rows=6
+    )
 """
 
 
