@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from imitkd.doctor.examination import Examination
+from imitkd.doctor.examination import CannotRun, Examination
 from imitkd.doctor.findings import Finding, ok, warning
-from imitkd.doctor.machine import cores_here
+from imitkd.doctor.machine import cores_of
+from seq2seq.checkpoint import check_device
 from seq2seq.decoding import LengthLimit
+from seq2seq.errors import UserError
 from student_trainer.config import RunConfig
 from student_trainer.evaluation import evaluate
 from student_trainer.mixing import beta
@@ -50,8 +52,10 @@ def duration(it: Examination) -> list[Finding]:
     it.need("lengths", "lines", "device")
     if it.scores:
         it.need("answers")
+    if it.config.runtime == "ray":
+        _need_the_device_here(it.config.device)
     reports = _steps(it)
-    found = estimate(it.config, reports, _validation_s(it), cores_here())
+    found = estimate(it.config, reports, _validation_s(it), cores_of(it))
     facts = {
         "shortest_s": found.shortest_s,
         "longest_s": found.longest_s,
@@ -75,6 +79,18 @@ def duration(it: Examination) -> list[Finding]:
         slowest = max(("generate", "score", "learn"), key=lambda s: facts[f"{s}_s"])
         return [warning(told, f"most of it is to {slowest}; see docs/performance.md", **facts)]
     return [ok(told, **facts)]
+
+
+def _need_the_device_here(device: str) -> None:
+    """A learner of a cluster may have a GPU that this machine has not.
+
+    Raises:
+        CannotRun: it is so.
+    """
+    try:
+        check_device(device)
+    except UserError as fault:
+        raise CannotRun(f"cannot run: the learner's {device} is not on this machine") from fault
 
 
 def _steps(it: Examination) -> list[StepReport]:

@@ -18,16 +18,20 @@ from imitkd.cli.main import main
 from imitkd.corpora import Example, read_info
 from imitkd.corpora.store import CorpusInfo, write_corpus
 from imitkd.distilling.distil import Distilled, distil_corpus
+from imitkd.distilling.reading import read_best
 from imitkd.distilling.writing import TeacherWriter
+from imitkd.score_corpus import score_corpus
 from seq2seq.checkpoint import load_model_directory
 from seq2seq.corpus import read_split
 from seq2seq.decoding import Beam as LocalBeam
 from seq2seq.decoding import LengthLimit as LocalLimit
 from seq2seq.decoding import generate
 from seq2seq.errors import UserError
+from student_trainer.served_vocabulary import served_vocabulary
 from teacher_service.client import TeacherClient
-from teacher_service.codec import Beam, LengthLimit
+from teacher_service.codec import Beam, LengthLimit, TopKSpec
 from teacher_service.errors import TeacherError
+from teacher_service.score_store.stored_teacher import StoredTeacher
 from teacher_service.server import ServerThread
 from tests.builders import save_brief_teacher, tiny_text
 from tests.unit.teacher_service.support import tiny_config
@@ -250,3 +254,19 @@ def test_the_command_keeps_references_and_tells_what_it_did(tmp_path, address, c
     assert all(len(r["candidates"]) == 1 for r in rows)
     assert (f"left out: {4 - len(rows)}" in err) == (len(rows) < 4)
     assert read_split(distilled, "validation") == examples[:2]
+
+
+def test_candidates_can_be_scored_into_a_store(whole, corpus, address, tmp_path):
+    with TeacherClient(address) as client:
+        answer = score_corpus(
+            client, whole, "train", tmp_path / "s", TopKSpec(4), 1.0, candidates=True
+        )
+        vocabulary = served_vocabulary(client)
+    rows = [json.loads(line) for line in (whole / "train.jsonl").read_text().splitlines()]
+    sources = [vocabulary.encode_source(row["source"]) for row in rows]
+    targets = [vocabulary.encode_target(row["candidates"][0]["text"]) for row in rows]
+    store = StoredTeacher(tmp_path / "s")
+    assert (store.find(sources, targets) >= 0).all() and answer.pairs == len(rows)
+    store.close()
+    with pytest.raises(UserError, match=r"train.jsonl:1 has no 'candidates' of a teacher; have"):
+        read_best(corpus, "train")

@@ -296,6 +296,11 @@ def test_a_run_of_months_is_told(run):
     assert severity == "warning" and "days" in message
 
 
+def test_a_gpu_that_only_the_cluster_has(run):
+    severity, message = one(run(*PROBE, runtime="ray", device="cuda:7")["duration"])
+    assert severity == "skipped" and "cuda:7 is not on this machine" in message
+
+
 def test_a_loss_that_is_not_finite_is_told(run):
     optimiser = {"steps": 8, "learning_rate": 1e38, "warmup": 0}
     severity, message = one(run(*PROBE, optimiser=optimiser)["duration"])
