@@ -102,7 +102,8 @@ def _steps(it: Examination) -> list[StepReport]:
     worker.load(0, learner.publish(0))
     reports: list[StepReport] = []
     end = time.perf_counter() + it.probe_s
-    for place in (PLACES[0], *PLACES):
+    # The learner's schedules end with the run, which may be a short one.
+    for place in (PLACES[0], *PLACES)[: config.optimiser.steps]:
         share = beta(config.mixing, int(place * config.optimiser.steps), config.optimiser.steps)
         batch = len(reports)
         # Written by the first weights, whatever the version rule says: time is what is looked at.
@@ -110,7 +111,7 @@ def _steps(it: Examination) -> list[StepReport]:
         reports.append(learner.step([worker.run(task) for task in tasks]))
         if time.perf_counter() > end and len(reports) > 1:
             break
-    return reports[1:]
+    return reports[1:] or reports
 
 
 def _validation_s(it: Examination) -> float:

@@ -296,6 +296,12 @@ def test_a_run_of_months_is_told(run):
     assert severity == "warning" and "days" in message
 
 
+@pytest.mark.parametrize(("steps", "tried"), [(1, 1), (2, 1), (3, 2)])
+def test_a_run_shorter_than_the_probe(run, steps, tried):
+    found = run(*PROBE, optimiser={"steps": steps, "warmup": 0})["duration"]
+    assert one(found)[0] == "ok" and found[0].facts["steps_tried"] == tried
+
+
 def test_a_gpu_that_only_the_cluster_has(run):
     severity, message = one(run(*PROBE, runtime="ray", device="cuda:7")["duration"])
     assert severity == "skipped" and "cuda:7 is not on this machine" in message
