@@ -14,6 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from imitkd.distilling.reading import read_best
 from seq2seq.corpus import Example, read_split
 from seq2seq.data import TokenizedSplit
 from seq2seq.errors import UserError
@@ -73,6 +74,7 @@ def score_corpus(
     temperature: float,
     *,
     sentences: int | None = None,
+    candidates: bool = False,
     console: Console | None = None,
 ) -> ScoredCorpus:
     """Score every pair of a split that the store does not have yet, longest last.
@@ -80,6 +82,7 @@ def score_corpus(
     Args:
         output: a store, made where it is not there.
         sentences: the first so many of the split; all by default.
+        candidates: score what a teacher wrote for the sources, its best, not the references.
         console: for a progress bar.
 
     Raises:
@@ -87,7 +90,7 @@ def score_corpus(
         TeacherStoreError: the store is of another teacher or question, or cannot be written.
         TeacherError: the teacher refused or stayed away past its deadline.
     """
-    examples = read_split(corpus, split)[:sentences]
+    examples = (read_best if candidates else read_split)(corpus, split)[:sentences]
     info = client.model_info()
     form = ScoreForm.of(info, payload, temperature)
     pairs = _Pairs.of(examples, client, form)
@@ -140,7 +143,7 @@ class _Pairs:
         if not ids.has_targets:
             raise UserError(
                 "the split has sentences without references, which cannot be scored; leave them "
-                "out or have the teacher write them (`imitkd teacher generate`)"
+                "out or have the teacher write them (`imitkd data distil`, then --candidates)"
             )
         content = form.keys()
         keys = [content.key(ids.source(row), ids.target(row)) for row in range(len(ids))]

@@ -124,7 +124,7 @@ class AsyncTeacherClient:
         )
         health = {a: None if isinstance(told, TeacherError) else told for a, told in well.items()}
         return [
-            ReplicaReport(address, error=answer, serving=health.get(address))
+            ReplicaReport(address, error=answer)
             if isinstance(answer, TeacherError)
             else ReplicaReport(address, info=answer[1], serving=health.get(address))
             for address, answer in asked.items()

@@ -47,7 +47,12 @@ Cache = Annotated[
     _option("--cache", "Where downloads are kept; default $IMITKD_CACHE.", None, "DIR"),
 ]
 File = Annotated[Path | None, _own("--file", "Rows as .tsv or .jsonl (also .gz).")]
-SourceFile = Annotated[Path | None, _own("--source-file", "One source text a line (also .gz).")]
+SourceFile = Annotated[
+    Path | None,
+    _own(
+        "--source-file", "One source text a line (also .gz); alone: a corpus without translations."
+    ),
+]
 TargetFile = Annotated[list[Path] | None, _own("--target-file", _ALIGNED)]
 SourceLanguage = Annotated[
     str, _option("--source-language", "Its language code.", "Your own text", "CODE")

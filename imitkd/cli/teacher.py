@@ -96,6 +96,13 @@ def score_corpus(
     sentences: Annotated[
         int | None, typer.Option(min=1, help="The first so many; default all.")
     ] = None,
+    candidates: Annotated[
+        bool,
+        typer.Option(
+            "--candidates",
+            help="Score the teacher's best candidates of `imitkd data distil`, not the references.",
+        ),
+    ] = False,
     address: Address = _ADDRESS,
     token_file: TokenFile = None,
     roots: Roots = None,
@@ -124,6 +131,7 @@ def score_corpus(
             TopKSpec(top_k),
             temperature,
             sentences=sentences,
+            candidates=candidates,
             console=Console(stderr=True),
         )
     typer.echo(f"{out}: {done.line()}")

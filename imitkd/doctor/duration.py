@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from imitkd.doctor.examination import Examination
+from imitkd.doctor.examination import CannotRun, Examination
 from imitkd.doctor.findings import Finding, ok, warning
-from imitkd.doctor.machine import cores_here
+from imitkd.doctor.machine import cores_of
+from seq2seq.checkpoint import check_device
 from seq2seq.decoding import LengthLimit
+from seq2seq.errors import UserError
 from student_trainer.config import RunConfig
 from student_trainer.evaluation import evaluate
 from student_trainer.mixing import beta
@@ -50,8 +52,10 @@ def duration(it: Examination) -> list[Finding]:
     it.need("lengths", "lines", "device")
     if it.scores:
         it.need("answers")
+    if it.config.runtime == "ray":
+        _need_the_device_here(it.config.device)
     reports = _steps(it)
-    found = estimate(it.config, reports, _validation_s(it), cores_here())
+    found = estimate(it.config, reports, _validation_s(it), cores_of(it))
     facts = {
         "shortest_s": found.shortest_s,
         "longest_s": found.longest_s,
@@ -77,6 +81,18 @@ def duration(it: Examination) -> list[Finding]:
     return [ok(told, **facts)]
 
 
+def _need_the_device_here(device: str) -> None:
+    """A learner of a cluster may have a GPU that this machine has not.
+
+    Raises:
+        CannotRun: it is so.
+    """
+    try:
+        check_device(device)
+    except UserError as fault:
+        raise CannotRun(f"cannot run: the learner's {device} is not on this machine") from fault
+
+
 def _steps(it: Examination) -> list[StepReport]:
     """Reports of real steps at several places of the run, the first (warming up) left out."""
     config = it.config
@@ -86,7 +102,8 @@ def _steps(it: Examination) -> list[StepReport]:
     worker.load(0, learner.publish(0))
     reports: list[StepReport] = []
     end = time.perf_counter() + it.probe_s
-    for place in (PLACES[0], *PLACES):
+    # The learner's schedules end with the run, which may be a short one.
+    for place in (PLACES[0], *PLACES)[: config.optimiser.steps]:
         share = beta(config.mixing, int(place * config.optimiser.steps), config.optimiser.steps)
         batch = len(reports)
         # Written by the first weights, whatever the version rule says: time is what is looked at.
@@ -94,7 +111,7 @@ def _steps(it: Examination) -> list[StepReport]:
         reports.append(learner.step([worker.run(task) for task in tasks]))
         if time.perf_counter() > end and len(reports) > 1:
             break
-    return reports[1:]
+    return reports[1:] or reports
 
 
 def _validation_s(it: Examination) -> float:
@@ -122,7 +139,7 @@ def estimate(
         ahead = config.rollout.pool + config.rollout.lag
         busy = min(config.workers, config.batch.shards * ahead)
         work = generate * config.worker_threads + learn * config.learner_threads
-        quickest = max(learn, (generate + score) / busy, work / cores)
+        quickest = max(learn, max(generate, score) / busy, work / cores)
     steps = config.optimiser.steps
     validations = -(-steps // config.validation.every) * validation_s
     return Estimate(

@@ -37,13 +37,19 @@ def device(it: Examination) -> list[Finding]:
                 cores=cores,
             )
         )
-    told = f"learner on {config.device}, {threads} threads on {cores} cores"
+    workers = "the one worker" if config.runtime == "inline" else f"{config.workers} workers"
+    told = f"learner on {config.device}, {workers} on the CPU; {threads} threads, {cores} cores"
     return findings or [ok(told, device=config.device, threads=threads, cores=cores)]
 
 
 def cores_here() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def cores_of(it: Examination) -> int:
+    """Cores the run may use; as many as it has threads where a cluster gives them."""
+    return threads_of(it) if os.environ.get("RAY_ADDRESS") else cores_here()
 
 
 def threads_of(it: Examination) -> int:

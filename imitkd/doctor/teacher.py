@@ -109,7 +109,7 @@ def agree(it: Examination) -> list[Finding]:
     it.need("teacher")
     answering = [report for report in it.reports if report.info is not None]
     if len(answering) < 2:
-        return [ok("one replica" if it.reports else "a store is one model")]
+        return [ok("one replica answers" if it.reports else "a store is one model")]
     first, *others = answering
     assert first.info is not None
     for other in others:

@@ -18,16 +18,20 @@ from imitkd.cli.main import main
 from imitkd.corpora import Example, read_info
 from imitkd.corpora.store import CorpusInfo, write_corpus
 from imitkd.distilling.distil import Distilled, distil_corpus
+from imitkd.distilling.reading import read_best
 from imitkd.distilling.writing import TeacherWriter
+from imitkd.score_corpus import score_corpus
 from seq2seq.checkpoint import load_model_directory
 from seq2seq.corpus import read_split
 from seq2seq.decoding import Beam as LocalBeam
 from seq2seq.decoding import LengthLimit as LocalLimit
 from seq2seq.decoding import generate
 from seq2seq.errors import UserError
+from student_trainer.served_vocabulary import served_vocabulary
 from teacher_service.client import TeacherClient
-from teacher_service.codec import Beam
+from teacher_service.codec import Beam, LengthLimit, TopKSpec
 from teacher_service.errors import TeacherError
+from teacher_service.score_store.stored_teacher import StoredTeacher
 from teacher_service.server import ServerThread
 from tests.builders import save_brief_teacher, tiny_text
 from tests.unit.teacher_service.support import tiny_config
@@ -35,6 +39,7 @@ from tests.unit.teacher_service.support import tiny_config
 ROOT = Path(__file__).resolve().parents[2]
 ROWS, PART = 24, 6
 MODE = Beam(2, 2)
+LIMIT = LengthLimit(2.0, 2, 20)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +70,7 @@ def address(teacher: Path) -> Iterator[str]:
 
 def run(address: str, corpus: Path, out: Path, mode: Beam = MODE, **change: Any) -> Distilled:
     with TeacherClient(address, timeout_s=20.0) as client:
-        return distil_corpus(client, corpus, out, mode, part_rows=PART, **change)
+        return distil_corpus(client, corpus, out, mode, limit=LIMIT, part_rows=PART, **change)
 
 
 def files(path: Path) -> dict[str, bytes]:
@@ -90,9 +95,9 @@ def test_the_corpus_is_what_the_teacher_writes_here(whole, corpus, teacher):
     left_out = 0
     for example in read_split(corpus, "train"):
         source = vocabulary.encode_source(example.source)
-        found = generate(
-            directory.model, [source], LocalBeam(2, 2), limit=LocalLimit(2.0, 10, 128)
-        )[0]
+        found = generate(directory.model, [source], LocalBeam(2, 2), limit=LocalLimit(2.0, 2, 20))[
+            0
+        ]
         texts = dict.fromkeys(vocabulary.decode(h.ids) for h in found if h.finished)
         texts.pop("", None)
         if not texts:
@@ -130,7 +135,7 @@ from pathlib import Path
 from imitkd.distilling.distil import distil_corpus
 from imitkd.distilling.writing import TeacherWriter
 from teacher_service.client import TeacherClient
-from teacher_service.codec import Beam
+from teacher_service.codec import Beam, LengthLimit
 write, calls = TeacherWriter.write, []
 def dies(self, examples, first):
     records = write(self, examples, first)
@@ -140,7 +145,10 @@ def dies(self, examples, first):
     return records
 TeacherWriter.write = dies
 with TeacherClient(sys.argv[1]) as client:
-    distil_corpus(client, Path(sys.argv[2]), Path(sys.argv[3]), Beam(2, 2), part_rows=6)
+    limit = LengthLimit(2.0, 2, 20)
+    distil_corpus(
+        client, Path(sys.argv[2]), Path(sys.argv[3]), Beam(2, 2), limit=limit, part_rows=6
+    )
 """
 
 
@@ -246,3 +254,19 @@ def test_the_command_keeps_references_and_tells_what_it_did(tmp_path, address, c
     assert all(len(r["candidates"]) == 1 for r in rows)
     assert (f"left out: {4 - len(rows)}" in err) == (len(rows) < 4)
     assert read_split(distilled, "validation") == examples[:2]
+
+
+def test_candidates_can_be_scored_into_a_store(whole, corpus, address, tmp_path):
+    with TeacherClient(address) as client:
+        answer = score_corpus(
+            client, whole, "train", tmp_path / "s", TopKSpec(4), 1.0, candidates=True
+        )
+        vocabulary = served_vocabulary(client)
+    rows = [json.loads(line) for line in (whole / "train.jsonl").read_text().splitlines()]
+    sources = [vocabulary.encode_source(row["source"]) for row in rows]
+    targets = [vocabulary.encode_target(row["candidates"][0]["text"]) for row in rows]
+    store = StoredTeacher(tmp_path / "s")
+    assert (store.find(sources, targets) >= 0).all() and answer.pairs == len(rows)
+    store.close()
+    with pytest.raises(UserError, match=r"train.jsonl:1 has no 'candidates' of a teacher; have"):
+        read_best(corpus, "train")
