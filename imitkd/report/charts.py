@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from seq2seq.errors import UserError
 
@@ -83,10 +84,7 @@ class Chart:
             figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
         return _inline(file.getvalue(), self.title)
 
-    def _draw(self, axes: object) -> None:
-        from matplotlib.axes import Axes
-
-        assert isinstance(axes, Axes)
+    def _draw(self, axes: Any) -> None:
         for line in self.lines:
             colour = _colour(line.series)
             axes.plot(
