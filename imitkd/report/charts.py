@@ -13,7 +13,10 @@ from seq2seq.errors import UserError
 # Drawn in these, then replaced by the page's variables.
 _INK, _GRID, _PAPER = "#0a0a01", "#0a0a02", "#0a0a03"
 _MARKERS = "osD^vPX*"
+SHAPES = "●■◆▲▼✚✖★"  # the same, in words
 SERIES = 8
+# The last one is grey, and no student's.
+TEACHER = SERIES - 1
 # Inches at 72 to the inch: about the width of a column of the page, so that text is not scaled.
 _SIZE = (5.4, 3.4)
 
@@ -23,7 +26,8 @@ class Line:
     """Points of one series.
 
     Attributes:
-        series: number of its colour and marker.
+        series: number of its colour.
+        shape: number of its marker; that of its colour by default.
         dashed: a second kind of line of the same series.
     """
 
@@ -32,6 +36,7 @@ class Line:
     x: Sequence[float]
     y: Sequence[float]
     dashed: bool = False
+    shape: int | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,6 @@ class Chart:
     note: str = ""
     ticks: list[str] = field(default_factory=list)
     scattered: bool = False
-    log_x: bool = False
 
     @property
     def legend(self) -> list[tuple[str, int]]:
@@ -93,14 +97,12 @@ class Chart:
                 color=colour,
                 linestyle="none" if self.scattered else ("--" if line.dashed else "-"),
                 linewidth=1.8,
-                marker=_MARKERS[line.series % len(_MARKERS)] if self._marked(line) else None,
+                marker=self._marker(line),
                 markersize=8 if self.scattered else 4,
                 markerfacecolor=_PAPER if line.dashed else colour,
             )
         axes.set_xlabel(self.x_label, color=_INK)
         axes.set_ylabel(self.y_label, color=_INK)
-        if self.log_x:
-            axes.set_xscale("log")
         if self.ticks:
             axes.set_xticks(range(len(self.ticks)), self.ticks)
         axes.tick_params(which="both", colors=_INK, length=3)
@@ -110,8 +112,9 @@ class Chart:
             spine.set_color(_GRID)
             spine.set_visible(side in ("left", "bottom"))
 
-    def _marked(self, line: Line) -> bool:
-        return self.scattered or len(line.x) <= 30
+    def _marker(self, line: Line) -> str | None:
+        shape = line.series if line.shape is None else line.shape
+        return _MARKERS[shape % len(_MARKERS)] if self.scattered or len(line.x) <= 30 else None
 
 
 def _colour(series: int) -> str:

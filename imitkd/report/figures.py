@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from imitkd.report.charts import Chart, Line
-from imitkd.report.reading import Record, Run, Study, label_of
+from imitkd.report.charts import SHAPES, TEACHER, Chart, Line
+from imitkd.report.reading import Record, Run, Study
 
 # Points of a curve: a run of a hundred thousand steps is drawn as well as one of a hundred.
 _POINTS = 120
@@ -17,11 +17,12 @@ class Palette:
     """Gives every label a series number, the same in all charts of a page."""
 
     def __init__(self) -> None:
-        self._numbers: dict[str, int] = {}
+        self._numbers = {_TEACHER: TEACHER}
 
     def of(self, label: str) -> int:
-        """The number of a label, a new one for a new label."""
-        return self._numbers.setdefault(label, len(self._numbers))
+        """The number of a label, a new one for a new label as long as there are colours."""
+        fresh = (len(self._numbers) - 1) % TEACHER
+        return self._numbers.setdefault(label, fresh)
 
 
 def run_labels(runs: Sequence[Run]) -> list[str]:
@@ -141,25 +142,27 @@ def _all(records: Sequence[Record], key: str) -> list[Any]:
 
 def quality_and_speed(study: Study, test: str, palette: Palette) -> Chart:
     """Every row of a test split: greedy sentences a second, and quality."""
+    rows = [r for r in study.rows if r["test"] == test and r.get("greedy_sentences_per_s")]
+    students = list(dict.fromkeys(row["student"] for row in rows if row["student"]))
     lines = [
         Line(
-            label_of(row),
-            palette.of(label_of(row)),
+            row["method"],
+            palette.of(row["method"]),
             [row["greedy_sentences_per_s"]],
             [quality_of(row)],
+            shape=students.index(row["student"]) if row["student"] else len(SHAPES) - 1,
         )
-        for row in study.rows
-        if row["test"] == test and row.get("greedy_sentences_per_s")
+        for row in rows
     ]
-    name = study_metric(study)
+    shapes = [f"{SHAPES[i % len(SHAPES)]} {student}" for i, student in enumerate(students)]
+    shapes.append(f"{SHAPES[-1]} teacher")
     return Chart(
-        f"Quality against speed: {test}",
+        f"Quality against speed: {study.name}, {test}",
         "sentences a second, greedy",
-        name,
+        study_metric(study),
         lines,
-        "Up and to the right is better.",
+        f"{', '.join(shapes)}. Up and to the right is better.",
         scattered=True,
-        log_x=True,
     )
 
 
@@ -179,7 +182,6 @@ def evaluated_speed(runs: Sequence[Run], palette: Palette) -> Chart:
         lines,
         "Of the files in evaluation/. Up and to the right is better.",
         scattered=True,
-        log_x=True,
     )
 
 

@@ -79,7 +79,7 @@ def render(found: Sequence[Run | Study]) -> str:
 def _sections(runs: Sequence[Run], studies: Sequence[Study]) -> list[Section]:
     palette = Palette()
     splits = [(study, test) for study in studies for test in study.tests]
-    results = [tables.study_table(study, test) for study, test in splits]
+    results = [table for study, test in splits for table in tables.study_tables(study, test)]
     if runs:
         results.append(tables.run_table(runs))
         if evaluations := tables.evaluation_table(runs):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from imitkd.report.figures import run_labels, study_metric
@@ -15,6 +15,7 @@ class Table:
     """Plain cells; all but the first ``words`` columns are numbers.
 
     Attributes:
+        folded: shown when it is asked for.
         best: places ``(row, column)`` of the best number of a column, the teacher's left out.
     """
 
@@ -23,6 +24,7 @@ class Table:
     rows: list[list[str]]
     words: int
     note: str = ""
+    folded: bool = False
     best: frozenset[tuple[int, int]] = frozenset()
 
 
@@ -56,9 +58,21 @@ _STUDY: list[_Column] = [
 _BEST = {"bleu_greedy", "bleu_beam5", "chrf", "rouge1", "rouge2", "rougeL"}
 
 
-def study_table(study: Study, test: str) -> Table:
-    """The rows of one test split; columns that no row has are left out."""
+def study_tables(study: Study, test: str) -> list[Table]:
+    """Means over seeds where the results have them, then every row, of one test split."""
+    title, note = f"{study.name}: {test}", "Intervals and p-values by bootstrap over sentences."
     rows = [row for row in study.rows if row["test"] == test]
+    means = [row for row in study.results.get("means", []) if row["test"] == test]
+    if not means or len(means) == len(rows):
+        return [_of_rows(study, rows, title, note)]
+    return [
+        _of_rows(study, means, f"{title}, means over seeds", note),
+        replace(_of_rows(study, rows, f"{title}, each seed", note), folded=True),
+    ]
+
+
+def _of_rows(study: Study, rows: Sequence[Record], title: str, note: str) -> Table:
+    """Columns that no row has are left out."""
     columns = [c for c in _STUDY if c[0] == "method" or any(r.get(c[1]) is not None for r in rows)]
     cells = [[_shown(row, key, form) for _, key, form in columns] for row in rows]
     names = [name for name, _, _ in columns]
@@ -68,12 +82,12 @@ def study_table(study: Study, test: str) -> Table:
         for row, shown in zip(rows, cells, strict=True):
             shown.insert(place, _interval(row))
     return Table(
-        f"{study.name}: {test}",
+        title,
         names,
         cells,
         sum(key in ("method", "student", "seed") for _, key, _ in columns),
-        "Intervals and p-values by bootstrap over sentences.",
-        _best(rows, columns, names),
+        note,
+        best=_best(rows, columns, names),
     )
 
 
