@@ -35,7 +35,7 @@ def run_labels(runs: Sequence[Run]) -> list[str]:
 
 
 def learning_curves(runs: Sequence[Run], palette: Palette) -> list[Chart]:
-    """Quality on validation, training loss, and beta where it falls, over the steps."""
+    """Quality on validation, training loss, and beta where the student writes, over the steps."""
     named = list(zip(run_labels(runs), runs, strict=True))
     charts = []
     for metric, keys in {"BLEU": ("bleu",), "ROUGE": ("rouge1", "rouge2", "rougeL")}.items():
@@ -57,7 +57,7 @@ def learning_curves(runs: Sequence[Run], palette: Palette) -> list[Chart]:
     beta = [
         _curve(label, run.steps, "beta", palette)
         for label, run in named
-        if len({step["beta"] for step in run.steps}) > 1
+        if any(step["student_share"] for step in run.steps)
     ]
     note = "Probability that a sentence keeps its reference."
     charts.append(Chart("Mixing", "step", "beta", beta, note))

@@ -30,7 +30,8 @@ def write_run(path: Path, plain: dict[str, Any], name: str, bleus: list[float]) 
     config = make_config(plain | {"name": name})
     (path / "config.yaml").write_text(dump_config(config))
     records: list[dict[str, Any]] = [
-        {"kind": "step", "step": n + 1, "loss": 5.0 / (n + 1), "beta": 1.0 - n / 20, "wall_s": 0.1}
+        {"kind": "step", "step": n + 1, "loss": 5.0 / (n + 1), "beta": 1 - n / 20}
+        | {"student_share": n / 20}
         for n in range(10)
     ]
     for n, bleu in enumerate(bleus):
