@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from seq2seq.data import Fit
 from seq2seq.transformer import Transformer
 from seq2seq.vocabulary import EOS_ID
 from student_trainer import objective
@@ -83,7 +84,7 @@ def top_k(rows: list[oracles.LogProbs], payload: PayloadRequest) -> Argmax | Top
 class FixedRows:
     """The part of a tokenised split and of a batch plan that a worker needs."""
 
-    dropped = 0
+    fit = Fit()
 
     def source(self, row: int, u: float = 0.0) -> np.ndarray:
         return np.array(SOURCES[row], dtype=np.uint16)
