@@ -15,6 +15,7 @@ from imitkd.scoring import evaluate_directory
 from seq2seq.checkpoint import CARD_FILE, atomic_directory
 from seq2seq.corpus import read_split
 from seq2seq.errors import UserError
+from seq2seq.metrics import Metric
 from student_trainer.config import RunConfig, load_config
 from student_trainer.training import train
 
@@ -56,7 +57,9 @@ def package_teacher(config: RunConfig, run: Path, arguments: str) -> Path:
     tests = [s for s in described.splits if s.startswith("test")]
     splits = [s for s in tests if all(e.references for e in read_split(corpus, s))]
     scores = [
-        evaluate_directory(run / "student", corpus, split, beam=beam)
+        evaluate_directory(
+            run / "student", corpus, split, beam=beam, metric=config.validation.metric
+        )
         for split in splits or ["validation"]
         for beam in (1, 5)
     ]
@@ -76,18 +79,17 @@ def _card(
 ) -> str:
     model = json.dumps(config.model)
     first = scores[0]
-    rows = [
-        f"| {s['split']} | {'beam ' + str(s['beam']) if s['beam'] > 1 else 'greedy'} "
-        f"| {s['bleu']:.2f} | {s['chrf']:.2f} |"
-        for s in scores
-    ]
+    best = f"BLEU {summary['validation_bleu']:.2f}"
+    if config.validation.metric == "rouge":
+        best = f"ROUGE-1 {summary['validation_rouge1']:.2f}"
+    kind = "Transformer" if config.model.get("kind") == "transformer" else "Recurrent"
     improving = summary["best_step"] == summary["batches"]
     how = "to its last step" if improving else "until validation stopped improving"
     return "\n".join(
         [
             f"# {config.name}",
             "",
-            f"Transformer encoder-decoder, {first['parameters']:,} parameters, fp16 weights of "
+            f"{kind} encoder-decoder, {first['parameters']:,} parameters, fp16 weights of "
             f"{first['megabytes']:.1f} MB.",
             "",
             f"- **Data**: the {corpus.splits['train']:,} training pairs of `{corpus.name}` "
@@ -95,16 +97,28 @@ def _card(
             f"licence of the text: {corpus.licence}.",
             f"- **Corpus fingerprint**: `{corpus.fingerprint}`",
             f"- **Trained** {how}: best of {summary['batches']:,} steps is step "
-            f"{summary['best_step']:,} (validation BLEU {summary['validation_bleu']:.2f}, greedy).",
+            f"{summary['best_step']:,} (validation {best}, greedy).",
             f"- **Model**: `{model}`",
             f"- **Reproduce**: `imitkd data prepare {corpus.name}` and "
             f"`imitkd teacher train {arguments}`",
             "",
-            "| split | decoding | BLEU | chrF |",
-            "|---|---|---|---|",
-            *rows,
-            "",
-            f"BLEU: `{first['bleu_signature']}`, chrF: `{first['chrf_signature']}`",
+            *_table(config.validation.metric, scores),
             "",
         ]
     )
+
+
+def _table(metric: Metric, scores: list[dict[str, Any]]) -> list[str]:
+    """Scores of each split and decoding, and their signatures."""
+    names = {"bleu": "BLEU", "chrf": "chrF"}
+    signed = names
+    if metric == "rouge":
+        names = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
+        signed = {"rouge": "ROUGE"}
+    rows = [f"| split | decoding | {' | '.join(names.values())} |", "|---" * (2 + len(names)) + "|"]
+    for s in scores:
+        decoding = f"beam {s['beam']}" if s["beam"] > 1 else "greedy"
+        found = " | ".join(f"{s[key]:.2f}" for key in names)
+        rows.append(f"| {s['split']} | {decoding} | {found} |")
+    signatures = [f"{name}: `{scores[0][key + '_signature']}`" for key, name in signed.items()]
+    return [*rows, "", ", ".join(signatures)]

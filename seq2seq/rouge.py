@@ -62,12 +62,20 @@ def score_summaries(hypotheses: Sequence[str], references: Sequence[Sequence[str
         UserError: a source has no reference, or ``rouge-score`` is not installed.
         ValueError: there is not one list of references for each hypothesis, or there are none.
     """
+    found = score_each(hypotheses, references)
+    words, pairs, longest = (100 * fmean(scores) for scores in zip(*found, strict=True))
+    version = metadata.version("rouge-score")
+    return Rouge(words, pairs, longest, f"f1|stem:porter|refs:best|version:{version}")
+
+
+def score_each(
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]]
+) -> list[tuple[float, ...]]:
+    """F1 in 0 .. 1 of ROUGE-1, ROUGE-2 and ROUGE-L of each summary: see :func:`score_summaries`."""
     scorer = make_scorer()
     check_references(hypotheses, references)
-    found = [
+    each = (
         scorer.score_multi(list(given), text)
         for text, given in zip(hypotheses, references, strict=True)
-    ]
-    means = {kind: 100 * fmean(scores[kind].fmeasure for scores in found) for kind in _TYPES}
-    version = metadata.version("rouge-score")
-    return Rouge(**means, rouge_signature=f"f1|stem:porter|refs:best|version:{version}")
+    )
+    return [tuple(scores[kind].fmeasure for kind in _TYPES) for scores in each]

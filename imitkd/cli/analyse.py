@@ -39,9 +39,9 @@ def analyse(
     question = Question(corpus, split, sentences, teacher, address, token_file, beam)
     for run, found in analyse_runs(runs, question).items():
         name = {"bleu": "BLEU", "rouge": "ROUGE"}[found["metric"]]
-        first, last = found["teacher_finishes"][0], found["teacher_finishes"][-1]
+        by_share = {point["share"]: point["quality"] for point in found["teacher_finishes"]}
         typer.echo(
-            f"{run}: {name} {found['quality']:.1f}; finished by the teacher {last['quality']:.1f}; "
-            f"teacher alone {first['quality']:.1f} ({found['sentences']} sentences); "
-            f"{run / ANALYSIS_FILE}"
+            f"{run}: {name} {found['quality']:.1f}; from half way on the teacher's "
+            f"{by_share[0.5]:.1f}; teacher alone {by_share[0.0]:.1f} "
+            f"({found['sentences']} sentences): {run / ANALYSIS_FILE}"
         )

@@ -172,7 +172,7 @@ def test_the_command_writes_a_file_a_run(run: Path, capsys: pytest.CaptureFixtur
     assert not ended.value.code, capsys.readouterr().err
     said = json.loads((run / ANALYSIS_FILE).read_text())
     assert (said["method"], said["split"], said["sentences"]) == ("imitkd", "validation", 6)
-    assert f"BLEU {said['quality']:.1f}; finished by the teacher" in capsys.readouterr().out
+    assert f"BLEU {said['quality']:.1f}; from half way on the teacher's" in capsys.readouterr().out
 
 
 def test_faults_are_one_line(run: Path, tmp_path: Path, address: str) -> None:

@@ -75,6 +75,20 @@ def test_the_card_holds_what_was_measured(
     assert scores["bleu_signature"] in card and scores["chrf_signature"] in card
 
 
+def test_the_card_of_a_summariser_has_rouge(
+    config: dict[str, Any], corpus: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("rouge_score")
+    config["model"] |= {"kind": "recurrent", "cell": "gru"}
+    config["validation"] |= {"metric": "rouge"}
+    made = train_teacher(write(tmp_path / "teacher.yaml", config), [], tmp_path / "run")
+    card = (made / "README.md").read_text()
+    scores = evaluate_directory(made, corpus, "test", beam=5, metric="rouge")
+    shown = " | ".join(f"{scores[key]:.2f}" for key in ("rouge1", "rouge2", "rougeL"))
+    assert f"| test | beam 5 | {shown} |" in card and scores["rouge_signature"] in card
+    assert "Recurrent encoder-decoder" in card and "BLEU" not in card
+
+
 def test_without_a_test_split_the_validation_split_is_scored(
     config: dict[str, Any], corpus: Path, tmp_path: Path
 ) -> None:

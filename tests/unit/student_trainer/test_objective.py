@@ -118,7 +118,7 @@ def top_k(rows: list[oracles.LogProbs], payload: PayloadRequest) -> Argmax | Top
 class FixedRows:
     """The part of a tokenised split and of a batch plan that a worker needs."""
 
-    fit = Fit(0, 0)
+    fit = Fit()
 
     def source(self, row: int, u: float = 0.0) -> np.ndarray:
         return np.array(SOURCES[row], dtype=np.uint16)
