@@ -57,7 +57,7 @@ def learning_curves(runs: Sequence[Run], palette: Palette) -> list[Chart]:
     beta = [
         _curve(label, run.steps, "beta", palette)
         for label, run in named
-        if any(step["student_share"] for step in run.steps)
+        if any(step.get("student_share") for step in run.steps)
     ]
     note = "Probability that a sentence keeps its reference."
     charts.append(Chart("Mixing", "step", "beta", beta, note))
@@ -187,7 +187,8 @@ def evaluated_speed(runs: Sequence[Run], palette: Palette) -> Chart:
 
 def study_metric(study: Study) -> str:
     """The name of the quality that rows are compared by."""
-    return {"rouge": "ROUGE", "rouge1": "ROUGE-1"}.get(study.results.get("metric", ""), "BLEU")
+    metric = str(study.results.get("metric", "bleu"))
+    return f"ROUGE-{metric[5:]}".removesuffix("-") if metric.startswith("rouge") else "BLEU"
 
 
 def quality_of(row: Record) -> float:

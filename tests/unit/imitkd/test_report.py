@@ -13,6 +13,7 @@ import pytest
 
 from imitkd.cli.main import main
 from imitkd.report import write_report
+from imitkd.report.figures import Palette, quality_and_speed
 from imitkd.report.reading import read_run, read_study
 from imitkd.report.tables import run_table, study_tables
 from seq2seq.errors import UserError
@@ -185,6 +186,24 @@ def test_means_over_seeds_come_first(tmp_path: Path) -> None:
     assert (means.title, means.folded) == ("small: test2016, means over seeds", False)
     assert means.rows[0][:4] == ["vanilla", "sru", "1, 2", "30.50"]
     assert rows.folded and len(rows.rows) == 4
+
+
+@pytest.mark.parametrize(
+    ("metric", "name"),
+    [("bleu", "BLEU"), ("rouge", "ROUGE"), ("rouge1", "ROUGE-1"), ("rougeL", "ROUGE-L")],
+)
+def test_a_study_of_summaries_is_judged_by_its_metric(
+    tmp_path: Path, metric: str, name: str
+) -> None:
+    path = write_study(tmp_path / "study")
+    results = json.loads((path / "results.json").read_text()) | {"metric": metric}
+    results["rows"] = [row | {"rouge1": 21.5, "metric": 22.5} for row in results["rows"]]
+    (path / "results.json").write_text(json.dumps(results))
+    study = read_study(path)
+    (table,) = study_tables(study, "test2016")
+    assert f"95 % ({name})" in table.columns and "ROUGE-1" in table.columns
+    chart = quality_and_speed(study, "test2016", Palette())
+    assert chart.y_label == name and {y for line in chart.lines for y in line.y} == {22.5}
 
 
 def test_sources_and_references_come_from_the_corpus_where_it_is(tmp_path: Path) -> None:
