@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,12 +15,39 @@ from seq2seq.errors import UserError
 from seq2seq.noise import keyed, uniform_array
 from student_trainer.config import RunConfig
 from student_trainer.mixing import keeps_reference
-from student_trainer.types import Ragged, ScoredShard, ShardTask, Teacher, TeacherLabels, Weights
+from student_trainer.types import (
+    Ragged,
+    ScoredShard,
+    ShardTask,
+    Teacher,
+    TeacherLabels,
+    Weights,
+    rows_digest,
+)
 from student_trainer.writers import Writer
-from teacher_service.codec import Argmax, ArgmaxSpec, PayloadRequest, TopK, TopKSpec
+from teacher_service.codec import Argmax, ArgmaxSpec, PayloadRequest, ScoreResult, TopK, TopKSpec
 from teacher_service.errors import TeacherError
 
 _SEGMENTS = 0x73656773
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A shard between its two stages: written, not yet scored.
+
+    Attributes:
+        rows: int64 ``[B]``, numbers of the training rows.
+        sources, targets: int32 ids of each row.
+        from_student: bool ``[B]``, rows whose target the student wrote.
+        generate_s: seconds it took.
+    """
+
+    task: ShardTask
+    rows: np.ndarray
+    sources: list[np.ndarray]
+    targets: list[np.ndarray]
+    from_student: np.ndarray
+    generate_s: float
 
 
 class RolloutWorker:
@@ -55,23 +84,34 @@ class RolloutWorker:
             self._writer.load(weights)
         self.version = version
 
+    @property
+    def plan(self) -> str:
+        """Digest of the batches this worker knows."""
+        return self._plan.digest
+
     def run(self, task: ShardTask) -> ScoredShard:
-        """Choose, write, score.
+        """Choose, write, score. Raises as :meth:`write` and :meth:`score` do."""
+        return self.score(self.write(task))
+
+    def write(self, task: ShardTask) -> Draft:
+        """Choose rows and prefixes and have the student write; one call at a time.
 
         Raises:
             ValueError: the weights loaded are not of the version the task names.
+        """
+        with _naming(task):
+            return self._draft(task)
+
+    def score(self, draft: Draft) -> ScoredShard:
+        """Have the teacher score what was written; may run beside a :meth:`write`.
+
+        Raises:
             TeacherError: the teacher refused or stayed away past the deadline; named is the shard.
         """
-        try:
-            return self._run(task)
-        except (TeacherError, UserError) as error:
-            error.args = (f"{task}: {error}",)
-            raise
-        except Exception as error:
-            error.add_note(f"while running {task}")
-            raise
+        with _naming(draft.task):
+            return self._scored(draft)
 
-    def _run(self, task: ShardTask) -> ScoredShard:
+    def _draft(self, task: ShardTask) -> Draft:
         if self._config.student_writes and self.version != task.version:
             raise ValueError(f"shard needs version {task.version}, the worker holds {self.version}")
         config = self._config
@@ -84,21 +124,33 @@ class RolloutWorker:
         if config.student_writes:
             from_student = ~keeps_reference(config.seed, task.batch, rows, task.beta)
             self._write(task, rows, sources, targets, from_student)
-        written = self._clock()
-        asked = self._asked(from_student)
-        labels = self._score(sources, targets, asked)
+        seconds = self._clock() - begin
+        return Draft(task, rows, sources, targets, from_student, seconds)
+
+    def _scored(self, draft: Draft) -> ScoredShard:
+        begin = self._clock()
+        asked = self._asked(draft.from_student)
+        result = self._ask(draft, asked)
+        labels = None
+        if result is not None:
+            lengths = np.array([len(t) for t in draft.targets])
+            labels = _labels(np.repeat(asked, lengths).nonzero()[0], result.payload)
+        task = draft.task
         return ScoredShard(
             batch=task.batch,
             shard=task.shard,
             version=task.version,
             beta=task.beta,
-            sources=Ragged.of(sources),
-            targets=Ragged.of(targets),
-            from_student=from_student,
+            sources=Ragged.of(draft.sources),
+            targets=Ragged.of(draft.targets),
+            from_student=draft.from_student,
             labels=labels,
             scored_sentences=int(asked.sum()),
-            generate_s=written - begin,
-            score_s=self._clock() - written,
+            generate_s=draft.generate_s,
+            score_s=self._clock() - begin,
+            teacher_s=result.compute_seconds if result is not None else 0.0,
+            digest=rows_digest(draft.rows),
+            revision=result.revision if result is not None else None,
         )
 
     def _write(
@@ -134,22 +186,30 @@ class RolloutWorker:
             return from_student
         return np.ones_like(from_student)
 
-    def _score(
-        self, sources: list[np.ndarray], targets: list[np.ndarray], asked: np.ndarray
-    ) -> TeacherLabels | None:
+    def _ask(self, draft: Draft, asked: np.ndarray) -> ScoreResult | None:
         """Have the chosen rows scored by the teacher."""
         if not asked.any():
             return None
         assert self._teacher is not None
-        result = self._teacher.score(
-            [s for s, a in zip(sources, asked, strict=True) if a],
-            [t for t, a in zip(targets, asked, strict=True) if a],
+        return self._teacher.score(
+            [s for s, a in zip(draft.sources, asked, strict=True) if a],
+            [t for t, a in zip(draft.targets, asked, strict=True) if a],
             asked_payload(self._config),
             temperature=self._config.loss.temperature,
         )
-        lengths = np.array([len(t) for t in targets])
-        positions = np.repeat(asked, lengths).nonzero()[0]
-        return _labels(positions, result.payload)
+
+
+@contextlib.contextmanager
+def _naming(task: ShardTask) -> Iterator[None]:
+    """Faults inside the block name their shard."""
+    try:
+        yield
+    except (TeacherError, UserError) as error:
+        error.args = (f"{task}: {error}",)
+        raise
+    except Exception as error:
+        error.add_note(f"while running {task}")
+        raise
 
 
 def asked_payload(config: RunConfig) -> PayloadRequest:

@@ -21,6 +21,7 @@ COMMAND_MODULES = (
     "imitkd.cli.data",
     "imitkd.cli.teacher",
     "imitkd.cli.train",
+    "imitkd.cli.runs",
     "imitkd.cli.evaluate",
     "imitkd.cli.translate",
     "imitkd.cli.demo",
