@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from seq2seq.data import BatchPlan
 from seq2seq.errors import UserError
@@ -74,8 +75,11 @@ class Account:
         )
 
 
-def check_ledger(run: RunDirectory) -> Account:
+def check_ledger(run: RunDirectory, corpus: Path | None = None) -> Account:
     """Check the ledger of a run against its configuration, corpus and checkpoints.
+
+    Args:
+        corpus: where the run's corpus lies now; by default where its configuration says.
 
     Raises:
         UserError: there is no run or no ledger, a file is damaged, or the corpus is not there.
@@ -84,7 +88,8 @@ def check_ledger(run: RunDirectory) -> Account:
         raise UserError(f"{run.path} holds no run")
     if not run.ledger.path.exists():
         raise UserError(f"{run.path} has no ledger; it was made by an older version")
-    config = load_config(run.config_file)
+    moved = [f"corpus.path={corpus}"] if corpus is not None else []
+    config = load_config(run.config_file, moved)
     plan = make_data(config, prepare_vocabulary(config, run.path)).plan
     return check(run.ledger.read, config, plan, run.checkpointed())
 

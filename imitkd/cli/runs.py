@@ -28,7 +28,13 @@ def status(run: Run, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def ledger(run: Run, as_json: AsJson = False) -> None:
+def ledger(
+    run: Run,
+    corpus: Annotated[
+        Path | None, typer.Option(help="Where the run's corpus lies now.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Check that every sentence of a run was learnt exactly once; exit status 1 where not."""
     import json
     from dataclasses import asdict
@@ -36,7 +42,7 @@ def ledger(run: Run, as_json: AsJson = False) -> None:
     from student_trainer.ledger_check import check_ledger
     from student_trainer.run_directory import RunDirectory
 
-    account = check_ledger(RunDirectory(run))
+    account = check_ledger(RunDirectory(run), corpus)
     if as_json:
         typer.echo(json.dumps(asdict(account) | {"holds": account.holds}, indent=2))
     else:
