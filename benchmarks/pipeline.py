@@ -197,15 +197,13 @@ class Memory:
 def _memory(scratch: Path, batches: int) -> dict[str, float]:
     """Growth of this process, the driver, from a tenth of the batches on."""
     memory = Memory(batches // 10, batches)
-    begin = time.perf_counter()
-    drive(config_of(Stages(), batches), scratch / "memory", observers=[memory])
-    seconds = time.perf_counter() - begin
+    pace = drive(config_of(Stages(), batches), scratch / "memory", observers=[memory])
     first, last = memory.found_mb
     return {
         "begin_mb": first,
         "growth_mb": last - first,
         "batches": batches,
-        "ms_per_batch": 1000 * seconds / batches,
+        "ms_per_batch": 1000 / pace.steps_per_s(batches // 10),
     }
 
 
