@@ -27,7 +27,7 @@ def config(plain_config: dict[str, Any]) -> dict[str, Any]:
         "runtime": "ray",
         "workers": 2,
         "checkpoint_every": 7,
-        "teacher": {"attempt_timeout_s": 5.0, "timeout_s": 120.0},
+        "teacher": {"attempt_timeout_s": 5.0, "timeout_s": 240.0},
         "rollout": plain_config["rollout"] | {"pool": 4, "lag": 4},
         "validation": {"every": 40, "sentences": 8},
     }
@@ -35,6 +35,7 @@ def config(plain_config: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
+@pytest.mark.timeout(600)  # Ray starts twice, the teacher too
 def test_deaths_change_nothing(
     config: dict[str, Any],
     tiny_teacher: Path,
