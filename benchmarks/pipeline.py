@@ -48,13 +48,15 @@ _WARM_UP = 8
 
 
 def measure(quick: bool) -> Result:
-    """All figures; the demo's job first, while this process is small."""
-    with tempfile.TemporaryDirectory() as name:
+    """All figures, within one Ray."""
+    parameters = 10_000_000 if quick else 100_000_000
+    # One Ray for all: each start takes seconds and would measure itself.
+    started = cluster.connect((256 << 20) + 3 * 4 * parameters, cpus=2)
+    with contextlib.closing(started), tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         cpu = _cpu(scratch, *((24, 1) if quick else (96, 3)))
         overlap = _overlap(scratch, 30 if quick else 100)
         scaling = _scaling(scratch, 10 if quick else 25)
-        parameters = 10_000_000 if quick else 100_000_000
         publish = _publish(parameters, 3 if quick else 7)
         growth = _memory(scratch, 1_000 if quick else 10_000)
     ratios = [r["ray"] / r["inline"] for r in cpu["runs"]]
@@ -162,20 +164,20 @@ def _scaling(scratch: Path, steps: int) -> dict[str, Any]:
 def _publish(parameters: int, repeats: int) -> list[float]:
     """Milliseconds from the learner's call until each of four workers has copied the weights."""
     config = config_of(Stages(parameters=parameters), 1)
-    bytes_held = 4 * parameters
     found = []
-    with contextlib.closing(cluster.connect((256 << 20) + 3 * bytes_held, cpus=1)):
-        learner = ray.remote(SleepingLearnerActor).options(num_cpus=0)
-        learner = learner.remote(config, RunDirectory(Path("none")))
-        actor = ray.remote(SleepingRolloutActor).options(num_cpus=0, max_concurrency=DEPTH)
-        workers = [actor.remote(config, Path("none")) for _ in range(4)]
-        ray.get([a.prepare.remote() for a in (learner, *workers)])
-        for version in range(repeats + 1):
-            begin = time.perf_counter()
-            weights = learner.publish.remote(version)
-            ray.get([w.fetch.remote(weights, version) for w in workers])
-            found.append(1000 * (time.perf_counter() - begin))
-            ray.get(learner.retire.remote(version))
+    learner = ray.remote(SleepingLearnerActor).options(num_cpus=0)
+    learner = learner.remote(config, RunDirectory(Path("none")))
+    actor = ray.remote(SleepingRolloutActor).options(num_cpus=0, max_concurrency=DEPTH)
+    workers = [actor.remote(config, Path("none")) for _ in range(4)]
+    ray.get([a.prepare.remote() for a in (learner, *workers)])
+    for version in range(repeats + 1):
+        begin = time.perf_counter()
+        weights = learner.publish.remote(version)
+        ray.get([w.fetch.remote(weights, version) for w in workers])
+        found.append(1000 * (time.perf_counter() - begin))
+        ray.get(learner.retire.remote(version))
+    for one in (learner, *workers):
+        ray.kill(one)
     return found[1:]
 
 
