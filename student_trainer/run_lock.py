@@ -68,8 +68,8 @@ class Fence:
         holder = read_holder(self.run)
         if holder is not None and holder.token != self.token:
             raise UserError(
-                f"{self.run} was taken over by process {holder.pid} on {holder.host}, which resumes "
-                "it; this one writes no more"
+                f"{self.run} was taken over by process {holder.pid} on {holder.host}, which "
+                "resumes it; this one writes no more"
             )
 
 
