@@ -6,7 +6,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 p
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PIP_ARGS ?=
 PYTEST_ARGS ?=
-# Processes the tests run in; a file stays together, and the long ones come first.
+# Processes the tests run in; a file stays together, and the long ones come first. One that
+# crashes ends the run: what it left behind would hold up the others.
 TEST_JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,7 +25,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 test: setup
-	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder \
+		--max-worker-restart 0 $(PYTEST_ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
