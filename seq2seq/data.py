@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -202,6 +203,13 @@ class BatchPlan:
         self._tokens = tokens or int(self._lengths.max()) * len(self._lengths)
         self._starts = [0]
         self._epoch = lru_cache(maxsize=2)(self._plan_epoch)
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal digits that are the same for plans with the same batches."""
+        bounds = np.array([self._seed, self._sentences, self._tokens], "<i8")
+        lengths = np.ascontiguousarray(self._lengths, "<i8")
+        return hashlib.sha256(bounds.tobytes() + lengths.tobytes()).hexdigest()[:16]
 
     def rows(self, batch: int) -> np.ndarray:
         """int64 rows of batch i, shortest first."""

@@ -136,6 +136,8 @@ class RolloutConfig(Section):
     Attributes:
         engine: ``own``, or ``ctranslate2`` (optional package): greedy rollouts of a Transformer on
             CPUs in about half the time, the same but where two tokens are as good as equal.
+        quarantine: shards that may be left out, as they kill the workers that run them, before the
+            run stops.
     """
 
     decoding: Literal["greedy", "sample"] = "greedy"
@@ -144,6 +146,7 @@ class RolloutConfig(Section):
     temperature: float = Field(1.0, gt=0)
     pool: int = Field(1, ge=1)
     lag: int = Field(0, ge=0)
+    quarantine: int = Field(2, ge=0)
     limit: LimitConfig = LimitConfig()
 
     @model_validator(mode="after")
@@ -275,6 +278,7 @@ class RunConfig(Section):
             bf16 is the slower one.
         worker_threads, learner_threads: pinned, since results depend on them.
         checkpoint_every: steps between two checkpoints.
+        metrics_address: host:port where Prometheus may ask how the run stands; unset: nowhere.
     """
 
     name: str = Field(min_length=1)
@@ -288,6 +292,7 @@ class RunConfig(Section):
     worker_threads: int = Field(1, ge=1)
     learner_threads: int = Field(1, ge=1)
     checkpoint_every: int = Field(500, ge=1)
+    metrics_address: str | None = None
     corpus: CorpusConfig
     vocabulary: VocabularyConfig
     model: dict[str, Any]

@@ -37,11 +37,20 @@ class Observer(Protocol):
 
 
 @dataclass(frozen=True)
+class Spent:
+    """Wall seconds of the steps behind a checkpoint: in the loop, and of these in validation."""
+
+    train_s: float = 0.0
+    validation_s: float = 0.0
+
+
+@dataclass(frozen=True)
 class TrainingResult:
     """How a run ended.
 
     Attributes:
-        train_s: wall seconds of this process in the loop, validation included.
+        train_s: wall seconds in the loop, validation included, of all processes that made what
+            the run holds now.
         validation_s: of these, spent in validation.
         stopped_early: patience ran out before the last step.
     """
@@ -63,18 +72,24 @@ class Driver:
         observers: Sequence[Observer] = (),
         extra: dict[str, Any] | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        before_checkpoint: Callable[[], None] = lambda: None,
     ) -> None:
         """Wire the loop.
 
         Args:
-            extra: plain values to keep in every checkpoint, beside the best evaluation.
+            extra: plain values to keep in every checkpoint, beside the best evaluation and the
+                seconds spent.
+            before_checkpoint: called before each one: what it builds on must be on disk by then.
         """
+        self._before_checkpoint = before_checkpoint
         self._config, self._executor, self._observers = config, executor, observers
         self._extra, self._clock = extra or {}, clock
         self._pool, self._lag = config.rollout.pool, config.rollout.lag
         self._steps = config.optimiser.steps
 
-    def run(self, start: int = 0, best: ValidationReport | None = None) -> TrainingResult:
+    def run(
+        self, start: int = 0, best: ValidationReport | None = None, spent: Spent | None = None
+    ) -> TrainingResult:
         """Train from batch ``start`` (steps already done) to the end.
 
         Whatever stops the loop, the executor's last checkpoint stays behind; an exception of a
@@ -83,12 +98,15 @@ class Driver:
 
         Args:
             best: the best evaluation before ``start``.
+            spent: on the steps before ``start``.
 
         Raises:
             UserError: the checkpoint lacks weights that the batches to come must be written with.
         """
-        begin = last = self._clock()
-        validation_s, stopped = 0.0, False
+        spent = spent or Spent()
+        last = self._clock()
+        self._began = last - spent.train_s
+        self._validation_s, stopped = spent.validation_s, False
         pending: dict[int, list[object]] = {}
         submitted = start
         if start == 0:
@@ -114,7 +132,7 @@ class Driver:
             if done % self._config.validation.every == 0 or done == self._steps:
                 submitted = self._submit(submitted, done, pending)
                 found = self._executor.validate()
-                validation_s += found.seconds
+                self._validation_s += found.seconds
                 best = found if best is None or found.best else best
                 for observer in self._observers:
                     observer.on_validation(found)
@@ -125,11 +143,16 @@ class Driver:
                 last = self._clock()
             if stopped:
                 break
-        return TrainingResult(done, self._clock() - begin, validation_s, stopped, best)
+        spent = self._spent()
+        return TrainingResult(done, spent.train_s, spent.validation_s, stopped, best)
+
+    def _spent(self) -> Spent:
+        return Spent(self._clock() - self._began, self._validation_s)
 
     def _checkpoint(self, best: ValidationReport | None) -> None:
         found = asdict(best) if best is not None else None
-        self._executor.checkpoint(self._extra | {"best": found})
+        self._before_checkpoint()
+        self._executor.checkpoint(self._extra | {"best": found, "spent": asdict(self._spent())})
 
     def _check_versions(self, start: int) -> None:
         """After a resume: batches whose version lies behind need it in the checkpoint."""
@@ -158,8 +181,9 @@ class Driver:
         return version_for(batch, self._pool, self._lag)
 
     def _is_version(self, step: int) -> bool:
-        """Whether some batch will be written by the weights after ``step`` steps."""
-        return step + self._lag < self._steps and (step + self._lag) % self._pool == 0
+        """Whether the weights after ``step`` steps write some batch, of this run or of a longer
+        one that goes on from it."""
+        return (step + self._lag) % self._pool == 0
 
     def _out_of_patience(self, found: ValidationReport, best: ValidationReport | None) -> bool:
         patience = self._config.validation.patience

@@ -20,6 +20,10 @@ class Executor(Protocol):
     def fit(self) -> Fit:
         """How many training sentences were longer than the student's limits."""
 
+    @property
+    def plan(self) -> str:
+        """Digest of which rows make up which batch."""
+
     def restore(self) -> tuple[int, dict[str, Any] | None]:
         """Continue from the newest checkpoint: (steps done, its extra values or None)."""
 

@@ -24,6 +24,11 @@ class InlineExecutor:
         """See :class:`~student_trainer.executor.Executor`."""
         return self._worker.fit
 
+    @property
+    def plan(self) -> str:
+        """See :class:`~student_trainer.executor.Executor`."""
+        return self._worker.plan
+
     def restore(self) -> tuple[int, dict[str, Any] | None]:
         """See :class:`~student_trainer.executor.Executor`."""
         extra = self._learner.restore()

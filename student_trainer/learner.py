@@ -29,7 +29,13 @@ from student_trainer.optimiser import (
 from student_trainer.row_pool import RowPool
 from student_trainer.run_directory import Checkpoint, RunDirectory
 from student_trainer.teacher_head import TeacherHead
-from student_trainer.types import ScoredShard, StepReport, ValidationReport, Weights
+from student_trainer.types import (
+    LearntShard,
+    ScoredShard,
+    StepReport,
+    ValidationReport,
+    Weights,
+)
 from student_trainer.weight_store import WeightStore, snapshot
 
 
@@ -75,9 +81,12 @@ class Learner:
         begin = self._clock()
         if shards[0].batch != self.steps_done:
             raise ValueError(f"batch {shards[0].batch} came, batch {self.steps_done} is next")
-        config, step = self._config, self.steps_done + 1
+        came = shards
         if self._pool is not None:
             shards = self._pool.exchange(shards)
+        if not any(len(s.targets) for s in shards):
+            return self._skip(came)
+        config, step = self._config, self.steps_done + 1
         with compute(config.learner_threads, config.deterministic):
             pad_id, device = self._vocabulary.pad_id, config.device
             if config.batch.accumulate:
@@ -134,6 +143,29 @@ class Learner:
             generate_s=sum(s.generate_s for s in shards),
             score_s=sum(s.score_s for s in shards),
             learn_s=self._clock() - begin,
+            teacher_s=sum(s.teacher_s for s in shards),
+            shards=tuple(map(_learnt, came)),
+        )
+
+    def _skip(self, shards: Sequence[ScoredShard]) -> StepReport:
+        """A batch of which nothing is left: it counts as a step, the weights stay."""
+        self.steps_done += 1
+        return StepReport(
+            step=self.steps_done,
+            version=shards[0].version,
+            beta=shards[0].beta,
+            loss=0.0,
+            gradient_norm=0.0,
+            learning_rate=0.0,
+            sentences=0,
+            positions=0,
+            scored_sentences=0,
+            scored_positions=0,
+            student_share=0.0,
+            generate_s=0.0,
+            score_s=0.0,
+            learn_s=0.0,
+            shards=tuple(map(_learnt, shards)),
         )
 
     def publish(self, version: int) -> Weights:
@@ -189,6 +221,7 @@ class Learner:
         )
 
     def _save_student(self, scores: str) -> None:
+        self._run.check_fence()
         config = self._config
         card = (
             f"# {config.name}\n\nWritten by `imitkd train` (method {config.method}), step "
@@ -250,9 +283,11 @@ class Learner:
                 f"({reason}); resume with the model the run began with"
             ) from error
         import_moments(self._model, self._optimiser, parts.get("optimiser", {}))
-        if self._average is not None and "average" in parts:
+        if self._average is not None:
+            # Where averaging begins with this resume, it begins with these weights.
+            kept = parts.get("average", parts["model"])
             for name, tensor in self._average.tensors.items():
-                tensor.copy_(parts["average"][name])
+                tensor.copy_(kept[name])
         if self._pool is not None:
             self._pool.restore(parts.get("pool", {}))
         for part, weights in parts.items():
@@ -265,3 +300,7 @@ class Learner:
         self.best_step = state["best_step"]
         self.evaluations_since_best = state["evaluations_since_best"]
         return state["extra"]
+
+
+def _learnt(shard: ScoredShard) -> LearntShard:
+    return LearntShard(len(shard.targets), shard.digest, shard.revision, shard.quarantined)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,11 +17,39 @@ from student_trainer.confidence import without_doubtful
 from student_trainer.config import RunConfig
 from student_trainer.labels import asked_payload, labels_of
 from student_trainer.mixing import is_fresh, keeps_reference
-from student_trainer.types import Ragged, ScoredShard, ShardTask, Teacher, TeacherLabels, Weights
+from student_trainer.types import Ragged, ScoredShard, ShardTask, Teacher, Weights, rows_digest
 from student_trainer.writers import Writer
+from teacher_service.codec import ScoreResult
 from teacher_service.errors import TeacherError
 
 _SEGMENTS = 0x73656773
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A shard between its two stages: written, not yet scored.
+
+    Attributes:
+        digest: of the numbers of the rows the plan gives this shard.
+        rows: int64 ``[B]``, those among them that are not left to the learner.
+        sources, targets: int32 ids of each row.
+        from_student: bool ``[B]``, rows whose target the student wrote.
+        asked: bool ``[B]``, rows whose loss needs the teacher.
+        candidates: per row asked, int32 ids [T, K] the teacher is asked about; None: not by name.
+        replayed: rows left to the learner, which draws them from those written before.
+        generate_s: seconds it took.
+    """
+
+    task: ShardTask
+    digest: str
+    rows: np.ndarray
+    sources: list[np.ndarray]
+    targets: list[np.ndarray]
+    from_student: np.ndarray
+    asked: np.ndarray
+    candidates: list[np.ndarray] | None
+    replayed: int
+    generate_s: float
 
 
 class RolloutWorker:
@@ -57,27 +86,38 @@ class RolloutWorker:
             self._writer.load(weights)
         self.version = version
 
+    @property
+    def plan(self) -> str:
+        """Digest of the batches this worker knows."""
+        return self._plan.digest
+
     def run(self, task: ShardTask) -> ScoredShard:
-        """Choose, write, score.
+        """Choose, write, score. Raises as :meth:`write` and :meth:`score` do."""
+        return self.score(self.write(task))
+
+    def write(self, task: ShardTask) -> Draft:
+        """Choose rows and prefixes and have the student write; one call at a time.
 
         Raises:
             ValueError: the weights loaded are not of the version the task names.
+        """
+        with _naming(task):
+            return self._draft(task)
+
+    def score(self, draft: Draft) -> ScoredShard:
+        """Have the teacher score what was written; may run beside a :meth:`write`.
+
+        Raises:
             TeacherError: the teacher refused or stayed away past the deadline; named is the shard.
         """
-        try:
-            return self._run(task)
-        except (TeacherError, UserError) as error:
-            error.args = (f"{task}: {error}",)
-            raise
-        except Exception as error:
-            error.add_note(f"while running {task}")
-            raise
+        with _naming(draft.task):
+            return self._scored(draft)
 
-    def _run(self, task: ShardTask) -> ScoredShard:
+    def _draft(self, task: ShardTask) -> Draft:
         if self._config.workers_need_student and self.version != task.version:
             raise ValueError(f"shard needs version {task.version}, the worker holds {self.version}")
         config = self._config
-        rows = self._plan.rows(task.batch)[task.shard :: config.batch.shards]
+        rows = planned = self._plan.rows(task.batch)[task.shard :: config.batch.shards]
         from_student = np.zeros(len(rows), dtype=bool)
         replayed = 0
         if config.student_writes:
@@ -92,25 +132,43 @@ class RolloutWorker:
         begin = self._clock()
         if config.student_writes:
             self._write(task, rows, sources, targets, from_student)
-        written = self._clock()
         asked = self._asked(from_student)
-        labels = self._score(sources, targets, asked)
+        candidates = self._candidates(sources, targets, asked)
+        seconds = self._clock() - begin
+        digest = rows_digest(planned)
+        return Draft(
+            task, digest, rows, sources, targets, from_student, asked, candidates, replayed, seconds
+        )
+
+    def _scored(self, draft: Draft) -> ScoredShard:
+        begin = self._clock()
+        result = self._ask(draft)
+        labels = None
+        if result is not None:
+            lengths = np.array([len(t) for t in draft.targets])
+            positions = np.repeat(draft.asked, lengths).nonzero()[0]
+            named = None if draft.candidates is None else np.concatenate(draft.candidates)
+            labels = labels_of(positions, result, named)
+        task, config = draft.task, self._config
         shard = ScoredShard(
             batch=task.batch,
             shard=task.shard,
             version=task.version,
             beta=task.beta,
-            sources=Ragged.of(sources),
-            targets=Ragged.of(targets),
-            from_student=from_student,
+            sources=Ragged.of(draft.sources),
+            targets=Ragged.of(draft.targets),
+            from_student=draft.from_student,
             labels=labels,
-            scored_sentences=int(asked.sum()),
-            generate_s=written - begin,
-            score_s=self._clock() - written,
-            replayed=replayed,
+            scored_sentences=int(draft.asked.sum()),
+            generate_s=draft.generate_s,
+            score_s=self._clock() - begin,
+            replayed=draft.replayed,
+            teacher_s=result.compute_seconds if result is not None else 0.0,
+            digest=draft.digest,
+            revision=result.revision if result is not None else None,
         )
         if config.spec.pool == "aggregation":
-            data = [self._split.target(r).astype(np.int32) for r in rows]
+            data = [self._split.target(r).astype(np.int32) for r in draft.rows]
             return without_doubtful(shard, data, config.pool.confidence)
         return shard
 
@@ -149,27 +207,43 @@ class RolloutWorker:
             return from_student
         return np.ones_like(from_student)
 
-    def _score(
+    def _candidates(
         self, sources: list[np.ndarray], targets: list[np.ndarray], asked: np.ndarray
-    ) -> TeacherLabels | None:
+    ) -> list[np.ndarray] | None:
+        """The likeliest ids to the student along the chosen rows, where the loss asks so."""
+        if self._config.payload != "candidates" or not asked.any():
+            return None
+        assert self._writer is not None
+        k = self._config.loss.top_k
+        return self._writer.candidates(_where(asked, sources), _where(asked, targets), k)
+
+    def _ask(self, draft: Draft) -> ScoreResult | None:
         """Have the chosen rows scored by the teacher."""
-        if not asked.any():
+        if not draft.asked.any():
             return None
         assert self._teacher is not None
-        chosen = [s for s, a in zip(sources, asked, strict=True) if a]
-        written = [t for t, a in zip(targets, asked, strict=True) if a]
-        tables: dict[str, Any] = {}
-        if self._config.payload == "candidates":
-            assert self._writer is not None
-            tables["candidates"] = self._writer.candidates(chosen, written, self._config.loss.top_k)
-        result = self._teacher.score(
-            chosen,
-            written,
+        named = {} if draft.candidates is None else {"candidates": draft.candidates}
+        return self._teacher.score(
+            _where(draft.asked, draft.sources),
+            _where(draft.asked, draft.targets),
             asked_payload(self._config),
             temperature=self._config.loss.temperature,
-            **tables,
+            **named,
         )
-        lengths = np.array([len(t) for t in targets])
-        positions = np.repeat(asked, lengths).nonzero()[0]
-        named = np.concatenate(tables["candidates"]) if tables else None
-        return labels_of(positions, result, named)
+
+
+def _where(asked: np.ndarray, rows: list[np.ndarray]) -> list[np.ndarray]:
+    return [row for row, is_asked in zip(rows, asked, strict=True) if is_asked]
+
+
+@contextlib.contextmanager
+def _naming(task: ShardTask) -> Iterator[None]:
+    """Faults inside the block name their shard."""
+    try:
+        yield
+    except (TeacherError, UserError) as error:
+        error.args = (f"{task}: {error}",)
+        raise
+    except Exception as error:
+        error.add_note(f"while running {task}")
+        raise

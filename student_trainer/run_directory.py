@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,8 @@ from torch import Tensor
 
 from seq2seq.checkpoint import atomic_directory, atomic_file, load_weights
 from seq2seq.errors import UserError
+from student_trainer.jsonl import JsonLines
+from student_trainer.run_lock import HOLDER_FILE, LOCK_FILE, Fence
 
 _KEPT_CHECKPOINTS = 2
 
@@ -30,14 +30,21 @@ class Checkpoint:
 
 
 class RunDirectory:
-    """``config.yaml``, ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``initial/``,
-    ``student/``, ``summary.json``; every file is written whole or not at all.
+    """``config.yaml``, ``metrics.jsonl``, ``ledger.jsonl``, ``tensorboard/``, ``checkpoints/``,
+    ``initial/``, ``student/``, ``summary.json``; every file is written whole or not at all.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, fence: Fence | None = None) -> None:
+        """Name the files of a run.
+
+        Args:
+            fence: lets this process write while it holds the run; None: nobody else is there.
+        """
         self.path = Path(path)
+        self.fence = fence
         self.config_file = self.path / "config.yaml"
-        self.metrics_file = self.path / "metrics.jsonl"
+        self.metrics = JsonLines(self.path / "metrics.jsonl")
+        self.ledger = JsonLines(self.path / "ledger.jsonl")
         self.tensorboard = self.path / "tensorboard"
         self.initial = self.path / "initial"
         self.student = self.path / "student"
@@ -45,6 +52,12 @@ class RunDirectory:
         self.summary_file = self.path / "summary.json"
         self._checkpoints = self.path / "checkpoints"
         self._new: list[Path] = []
+
+    def absolute(self) -> RunDirectory:
+        """The same run for a process with another working directory."""
+        path = self.path.resolve()
+        fence = Fence(path, self.fence.token) if self.fence is not None else None
+        return RunDirectory(path, fence)
 
     def create(self, config_yaml: str, *, resume: bool) -> None:
         """Begin a run, or make sure that there is one to go on with.
@@ -62,13 +75,23 @@ class RunDirectory:
             raise UserError(f"{self.path} holds no run to resume; leave --resume out")
         if resume:
             return
-        parts = (self.config_file, self.vocabulary, self.initial, self.path)
+        locks = (self.path / LOCK_FILE, self.path / HOLDER_FILE)
+        parts = (self.config_file, self.vocabulary, self.initial, *locks, self.path)
         self._new = [part for part in parts if not part.exists()]
         try:
             self.write_config(config_yaml)
         except UserError:
             self.discard()
             raise
+
+    def check_fence(self) -> None:
+        """Return where this process may write.
+
+        Raises:
+            UserError: another one took the run over.
+        """
+        if self.fence is not None:
+            self.fence.check()
 
     def write_config(self, config_yaml: str) -> None:
         """Write ``config.yaml``.
@@ -101,6 +124,7 @@ class RunDirectory:
             save_file(tensors, str(fresh / "tensors.safetensors"))
             state = {"step": checkpoint.step} | checkpoint.state
             (fresh / "state.json").write_text(json.dumps(state, indent=2) + "\n")
+            self.check_fence()
         for old in self._found()[:-_KEPT_CHECKPOINTS]:
             shutil.rmtree(old, ignore_errors=True)
 
@@ -113,6 +137,11 @@ class RunDirectory:
         state = json.loads((newest / "state.json").read_text())
         return Checkpoint(state["step"], load_weights(newest / "tensors.safetensors"), state)
 
+    def checkpointed(self) -> int:
+        """Steps that the newest checkpoint holds, 0 where there is none."""
+        found = self._found()
+        return int(found[-1].name.removeprefix("step-")) if found else 0
+
     def _found(self) -> list[Path]:
         return sorted(self._checkpoints.glob("step-*"))
 
@@ -120,34 +149,18 @@ class RunDirectory:
         """One JSON line.
 
         Raises:
-            UserError: the disk is full; the file ends with the last whole line.
+            UserError: the disk is full (the file ends with the last whole line), or another
+                process took the run over.
         """
-        line = (json.dumps(record) + "\n").encode()
-        end = self.metrics_file.stat().st_size if self.metrics_file.exists() else 0
-        try:
-            with open(self.metrics_file, "ab", buffering=0) as file:
-                written = file.write(line)
-                if written != len(line):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                os.truncate(self.metrics_file, end)
-            raise UserError(
-                f"cannot write {self.metrics_file}: {error.strerror}; free disk space, then "
-                "continue with --resume"
-            ) from error
+        self.check_fence()
+        self.metrics.append(record)
 
     def rewind_metrics(self, step: int) -> None:
         """Drop the records of steps after ``step``: they will be run again.
 
         A last line torn by a crash is dropped too.
         """
-        if not self.metrics_file.exists():
-            return
-        *whole, _ = self.metrics_file.read_text().split("\n")
-        kept = [line for line in whole if json.loads(line).get("step", 0) <= step]
-        with atomic_file(self.metrics_file) as file:
-            file.write_text("".join(line + "\n" for line in kept))
+        self.metrics.cut(lambda record: record.get("step", 0) <= step)
 
     def totals(self) -> dict[str, float]:
         """Sums over all steps in the metrics file: work done and seconds in each stage."""
@@ -160,18 +173,18 @@ class RunDirectory:
             "score_s": "score_seconds",
             "learn_s": "learn_seconds",
             "idle_s": "learner_idle_seconds",
+            "teacher_s": "teacher_seconds",
+            "wall_s": "step_seconds",
         }
         sums: dict[str, float] = dict.fromkeys(keys.values(), 0)
-        if self.metrics_file.exists():
-            with open(self.metrics_file) as file:
-                for line in file:
-                    record = json.loads(line)
-                    if record["kind"] == "step":
-                        for key, name in keys.items():
-                            sums[name] += record[key]
+        for record in self.metrics.read():
+            if record["kind"] == "step":
+                for key, name in keys.items():
+                    sums[name] += record.get(key, 0)
         return sums
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write ``summary.json``."""
+        self.check_fence()
         with atomic_file(self.summary_file) as file:
             file.write_text(json.dumps(summary, indent=2) + "\n")

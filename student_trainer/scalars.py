@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -22,8 +22,11 @@ from seq2seq.errors import UserError
 class ScalarFile:
     """One ``events.out.tfevents...`` file; a resumed run adds another."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, after: int = 0) -> None:
         """Begin a file in ``directory``, which is made where it is not there.
+
+        Args:
+            after: steps done; readers drop what earlier files say of later ones.
 
         Raises:
             UserError: the disk is full or not writable.
@@ -38,6 +41,8 @@ class ScalarFile:
             raise self._fault(error) from error
         self._writer = RecordWriter(self._file)
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        begun = SessionLog(status=SessionLog.START)
+        self._write(Event(wall_time=time.time(), step=after + 1, session_log=begun))
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Write one value for each tag.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,11 @@ from student_trainer.config import RunConfig, dump_config
 from student_trainer.driver import Driver, TrainingResult
 from student_trainer.executor import Executor
 from student_trainer.inline import InlineExecutor
-from student_trainer.observers import MetricsObserver, ProgressObserver
+from student_trainer.ledger import Beginning, Ledger
+from student_trainer.observers import MetricsObserver, ProgressObserver, PrometheusObserver
+from student_trainer.resuming import Standing, kept, restore
 from student_trainer.run_directory import RunDirectory
+from student_trainer.run_lock import held
 from student_trainer.setup import (
     build_limits,
     make_data,
@@ -29,7 +32,7 @@ from student_trainer.setup import (
     make_worker,
     prepare_vocabulary,
 )
-from student_trainer.types import ValidationReport
+from student_trainer.verdict import StageTimes, judge
 from teacher_service.errors import TeacherError
 
 _log = logging.getLogger(__name__)
@@ -49,7 +52,7 @@ def make_executor(config: RunConfig, run: RunDirectory) -> Executor:
                 f"runtime ray needs Ray ({error}); pip install 'imitkd[trainer]' or use "
                 "--runtime inline"
             ) from error
-        return RayExecutor(config, run.path)
+        return RayExecutor(config, run)
     vocabulary = prepare_vocabulary(config, run.path)
     teacher = make_teacher(config, vocabulary)
     worker = make_worker(config, vocabulary, make_data(config, vocabulary), teacher)
@@ -97,33 +100,71 @@ def train(
     """
     run = RunDirectory(output)
     run.create(dump_config(config), resume=resume)
-    try:
-        revision = teacher_revision(config, run)
-        if not run.initial.is_dir():
-            _save_initial(config, run)
-        executor = make_executor(config.pinned_to(revision), run)
-    except BaseException:
-        run.discard()
-        raise
-    observers: list[Any] = []
-    try:
-        start, best = 0, None
-        _tell_misfits(config, executor.fit)
-        if resume:
-            start, best = _restore(executor, run, revision)
-            run.write_config(dump_config(config))
-        with _resumable():
-            observers.append(MetricsObserver(run))
-            if console is not None:
-                observers.append(ProgressObserver(config.optimiser.steps, start, console))
-            driver = Driver(config, executor, observers, {"teacher_revision": revision})
-            result = driver.run(start, best)
-            run.write_summary(_summary(config, run, result, revision, executor.fit))
-    finally:
+    with contextlib.ExitStack() as stack:
+        try:
+            run.fence = stack.enter_context(held(run.path))
+            revision = teacher_revision(config, run)
+            if not run.initial.is_dir():
+                _save_initial(config, run)
+            executor = make_executor(config.pinned_to(revision), run)
+        except BaseException:
+            run.discard()
+            raise
+        stack.callback(executor.close)
+        return _train(config, run, executor, revision, resume, console)
+
+
+def _train(
+    config: RunConfig,
+    run: RunDirectory,
+    executor: Executor,
+    revision: str | None,
+    resume: bool,
+    console: Console | None,
+) -> TrainingResult:
+    """The run from where it stands to its end."""
+    _tell_misfits(config, executor.fit)
+    standing = Standing()
+    if resume:
+        standing = restore(config, executor, run, revision)
+        run.write_config(dump_config(config))
+    with _resumable(), contextlib.ExitStack() as stack:
+        ledger = Ledger(run, _beginning(config, run, executor, standing.start, revision))
+        observers: list[Any] = [ledger, MetricsObserver(config, run, standing.start)]
+        if config.metrics_address is not None:
+            observers.append(PrometheusObserver(config))
+        if console is not None:
+            observers.append(ProgressObserver(config.optimiser.steps, standing, console))
         for observer in observers:
-            observer.close()
-        executor.close()
+            stack.callback(observer.close)
+        driver = Driver(
+            config,
+            executor,
+            observers,
+            kept(config, executor, revision),
+            before_checkpoint=ledger.sync,
+        )
+        result = driver.run(standing.start, standing.best, standing.spent)
+        summary = _summary(config, run, result, revision, executor.fit)
+        run.write_summary(summary)
+    if console is not None:
+        console.print(summary["verdict"]["advice"])
     return result
+
+
+def _beginning(
+    config: RunConfig, run: RunDirectory, executor: Executor, start: int, revision: str | None
+) -> Beginning:
+    assert run.fence is not None
+    return Beginning(
+        token=run.fence.token,
+        step=start,
+        plan=executor.plan,
+        pool=config.rollout.pool,
+        lag=config.rollout.lag,
+        shards=config.batch.shards,
+        teacher=revision,
+    )
 
 
 @contextlib.contextmanager
@@ -166,29 +207,6 @@ def _save_initial(config: RunConfig, run: RunDirectory) -> None:
     save_model_directory(run.initial, model, vocabulary, name=name, card=card)
 
 
-def _restore(
-    executor: Executor, run: RunDirectory, revision: str | None
-) -> tuple[int, ValidationReport | None]:
-    """Steps done at the newest checkpoint and the best evaluation so far.
-
-    Metrics of later steps are dropped.
-
-    Raises:
-        UserError: another teacher answers than the run began with.
-    """
-    start, extra = executor.restore()
-    kept = extra or {}
-    before = kept.get("teacher_revision")
-    if before != revision and extra is not None:
-        raise UserError(
-            f"the run began with teacher {before}, now {revision} answers; serve the first one "
-            "again or begin a new run"
-        )
-    run.rewind_metrics(start)
-    best = kept.get("best")
-    return start, ValidationReport(**best) if best else None
-
-
 def _summary(
     config: RunConfig,
     run: RunDirectory,
@@ -217,4 +235,5 @@ def _summary(
         "validation_rougeL": best.rougeL if best else None,
         "validation_loss": best.loss if best else None,
         "student": str(run.student),
+        "verdict": asdict(judge(StageTimes.of_totals(totals), config)),
     } | totals

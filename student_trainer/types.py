@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -43,10 +44,14 @@ class WorkerReady:
 
     Attributes:
         fit: how many training sentences were longer than the student's limits.
+        plan: digest of its batches (``BatchPlan.digest``): the same at every worker of a run.
+        node: machine of the cluster it runs on.
     """
 
     pid: int
     fit: Fit
+    plan: str = ""
+    node: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,10 @@ class ScoredShard:
         scored_sentences: rows the teacher was asked about.
         generate_s, score_s: seconds spent in each stage.
         replayed: rows left to the learner, which draws them from those written before.
+        teacher_s: of the forward passes at the teacher, as it says.
+        digest: of the rows' numbers (:func:`rows_digest`).
+        revision: of the teacher that scored; None where it was not asked.
+        quarantined: left out, as it killed its workers; without rows.
     """
 
     batch: int
@@ -145,11 +154,53 @@ class ScoredShard:
     generate_s: float = 0.0
     score_s: float = 0.0
     replayed: int = 0
+    teacher_s: float = 0.0
+    digest: str = ""
+    revision: str | None = None
+    quarantined: bool = False
+
+    @classmethod
+    def left_out(cls, task: ShardTask) -> ScoredShard:
+        """What the learner gets in place of a shard that cannot be run."""
+        none = Ragged.of([])
+        return cls(
+            batch=task.batch,
+            shard=task.shard,
+            version=task.version,
+            beta=task.beta,
+            sources=none,
+            targets=none,
+            from_student=np.zeros(0, dtype=bool),
+            labels=None,
+            quarantined=True,
+        )
 
     @property
     def positions(self) -> int:
         """Target positions P."""
         return len(self.targets.ids_P)
+
+
+def rows_digest(rows: np.ndarray) -> str:
+    """64 bits, in hexadecimal digits, of row numbers in their order."""
+    return hashlib.blake2b(np.ascontiguousarray(rows, "<i8").tobytes(), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True)
+class LearntShard:
+    """What the ledger keeps of a shard.
+
+    Attributes:
+        rows: sentences learnt.
+        digest, revision, quarantined: see :class:`ScoredShard`.
+        attempts: how often it was handed to a worker.
+    """
+
+    rows: int
+    digest: str
+    revision: str | None = None
+    quarantined: bool = False
+    attempts: int = 1
 
 
 @dataclass(frozen=True)
@@ -161,7 +212,9 @@ class StepReport:
         version: the version that wrote the batch.
         loss: mean over all loss positions of the batch.
         scored_sentences, scored_positions: that the teacher was asked about.
-        generate_s, score_s: summed over the batch's shards; ``learn_s`` of the step itself.
+        generate_s, score_s, teacher_s: summed over the batch's shards; ``learn_s`` of the step
+            itself.
+        shards: what was learnt, for the ledger.
     """
 
     step: int
@@ -178,6 +231,9 @@ class StepReport:
     generate_s: float
     score_s: float
     learn_s: float
+    replayed: int = 0
+    teacher_s: float = 0.0
+    shards: tuple[LearntShard, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -108,7 +108,8 @@ def whole_result(
         address: for messages.
 
     Raises:
-        TeacherMismatch: the parts come from different revisions.
+        TeacherMismatch: the parts come from different revisions, or from another than ``info``.
+        TeacherProtocolError: a log-probability is not a number, or an id not of the vocabulary.
     """
     revisions = sorted({part.revision for part in parts})
     if len(revisions) > 1:
@@ -116,7 +117,12 @@ def whole_result(
             f"{address}: answers of different revisions within one call ({', '.join(revisions)}); "
             "keep one revision behind an address"
         )
+    if revisions and revisions[0] != info.revision:
+        raise TeacherMismatch(
+            f"{address}: an answer of revision {revisions[0]} where {info.revision} was asked for"
+        )
     arrays = codec.join([part.arrays for part in parts] or [empty_arrays(rows)])
+    _check_values(arrays, info.vocabulary_size, address)
     return codec.ScoreResult(
         lengths_B=lengths_B,
         token_log_probs_P=arrays["token_log_probs"],
@@ -125,6 +131,18 @@ def whole_result(
         queue_seconds=sum(part.queue_seconds for part in parts),
         compute_seconds=sum(part.compute_seconds for part in parts),
     )
+
+
+def _check_values(arrays: codec.Arrays, vocabulary_size: int, address: str) -> None:
+    for name, array in arrays.items():
+        if not array.size:
+            continue
+        # The least value is one pass, and NaN where any value is.
+        least = array.min()
+        if np.isnan(least):
+            raise TeacherProtocolError(f"{address}: {name} holds values that are not numbers")
+        if name == "ids" and (least < 0 or array.max() >= vocabulary_size):
+            raise TeacherProtocolError(f"{address}: ids outside the {vocabulary_size} of the model")
 
 
 def hypotheses(

@@ -22,6 +22,7 @@ COMMAND_MODULES = (
     "imitkd.cli.teacher",
     "imitkd.cli.doctor",
     "imitkd.cli.train",
+    "imitkd.cli.runs",
     "imitkd.cli.evaluate",
     "imitkd.cli.analyse",
     "imitkd.cli.report",

@@ -108,7 +108,7 @@ def read_run(path: Path) -> Run:
         config["name"], config["method"]
     except (yaml.YAMLError, TypeError, KeyError) as error:
         raise UserError(f"{directory.config_file} is no resolved configuration") from error
-    records = _lines(directory.metrics_file)
+    records = _lines(directory.metrics.path)
     return Run(
         path=path,
         config=config,

@@ -7,6 +7,7 @@ reaches the driver as itself, one of a constructor does not.
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -39,10 +40,14 @@ WeightsRef: TypeAlias = "list[Ref]"
 
 
 class RolloutActor:
-    """A :class:`~student_trainer.rollout_worker.RolloutWorker` in a process of its own."""
+    """A :class:`~student_trainer.rollout_worker.RolloutWorker` in a process of its own.
+
+    Ray calls ``run`` in several threads: one shard is written while others are with the teacher.
+    """
 
     def __init__(self, config: RunConfig, run_path: Path) -> None:
         self._config, self._run_path = config, run_path
+        self._writing = threading.Lock()
 
     def prepare(self) -> WorkerReady:
         """Read the corpus and build model and client.
@@ -55,25 +60,28 @@ class RolloutActor:
         teacher = make_teacher(self._config, vocabulary)
         data = make_data(self._config, vocabulary)
         self._worker = make_worker(self._config, vocabulary, data, teacher)
-        return WorkerReady(os.getpid(), self._worker.fit)
+        node = ray.get_runtime_context().get_node_id()
+        return WorkerReady(os.getpid(), self._worker.fit, self._worker.plan, node)
 
     @ray.method(num_returns=2)
     def run(self, task: ShardTask, weights: WeightsRef) -> tuple[ShardTask, ScoredShard]:
         """A receipt for the driver, and the shard, which stays in the object store.
 
         Raises:
-            UserError, TeacherError: see ``RolloutWorker.run``.
+            UserError, TeacherError: see ``RolloutWorker``.
         """
-        if weights and task.version != self._worker.version:
-            self._worker.load(task.version, to_tensors(ray.get(weights[0])))
-        return task, self._worker.run(task)
+        with self._writing:
+            if weights and task.version != self._worker.version:
+                self._worker.load(task.version, to_tensors(ray.get(weights[0])))
+            draft = self._worker.write(task)
+        return task, self._worker.score(draft)
 
 
 class LearnerActor:
     """A :class:`~student_trainer.learner.Learner` in a process of its own, on its own device."""
 
-    def __init__(self, config: RunConfig, run_path: Path) -> None:
-        self._config, self._run_path = config, run_path
+    def __init__(self, config: RunConfig, run: RunDirectory) -> None:
+        self._config, self._run = config, run
 
     def prepare(self) -> None:
         """Build student and optimiser.
@@ -82,8 +90,8 @@ class LearnerActor:
             UserError: see :mod:`student_trainer.setup`.
         """
         torch.set_num_threads(self._config.learner_threads)
-        vocabulary = prepare_vocabulary(self._config, self._run_path)
-        self._learner = make_learner(self._config, vocabulary, RunDirectory(self._run_path))
+        vocabulary = prepare_vocabulary(self._config, self._run.path)
+        self._learner = make_learner(self._config, vocabulary, self._run)
 
     def ping(self) -> None:
         """Answer, if alive."""

@@ -7,6 +7,7 @@ learner and weights from the learner to the workers through the object store, ea
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from student_trainer.config import RunConfig
 from student_trainer.ray_runtime import cluster, placement
 from student_trainer.ray_runtime.actors import LearnerActor, RolloutActor
 from student_trainer.ray_runtime.pool import ShardHandle, WorkerPool, value_of
+from student_trainer.run_directory import RunDirectory
 from student_trainer.setup import prepare_vocabulary, student_bytes
 from student_trainer.types import ShardTask, StepReport, ValidationReport
 
@@ -30,7 +32,7 @@ Section = TypeVar("Section", bound=BaseModel)
 class RayExecutor:
     """Implements :class:`~student_trainer.executor.Executor`."""
 
-    def __init__(self, config: RunConfig, run_path: Path) -> None:
+    def __init__(self, config: RunConfig, run: RunDirectory) -> None:
         """Start or join Ray, start learner and workers, and wait until they are ready.
 
         Corpus and run directory must lie where every node finds them.
@@ -38,8 +40,8 @@ class RayExecutor:
         Raises:
             UserError: no cluster, a cluster too small, or what the actors' set-up raises.
         """
-        config, run_path = _absolute(config), Path(run_path).resolve()
-        vocabulary = prepare_vocabulary(config, run_path)
+        config, run = _absolute(config), run.absolute()
+        vocabulary = prepare_vocabulary(config, run.path)
         # Versions in flight, those of a batch just done included, and room for the shards.
         versions = 2 + (config.rollout.lag + config.rollout.pool - 1) // config.rollout.pool
         store = cluster.OBJECT_STORE_BYTES + versions * student_bytes(config, vocabulary)
@@ -49,27 +51,34 @@ class RayExecutor:
         self._learner: Any = None
         self._cluster = cluster.connect(store)
         try:
-            self._start(config, run_path)
+            self._start(config, run)
         except BaseException:
             self.close()
             raise
 
-    def _start(self, config: RunConfig, run_path: Path) -> None:
+    def _start(self, config: RunConfig, run: RunDirectory) -> None:
         place = placement.plan(config, *cluster.resources())
         of_learner = config.model_copy(update={"device": place.learner_device})
         learner = ray.remote(LearnerActor).options(**place.learner)
-        self._learner = learner.remote(of_learner, run_path)
+        self._learner = learner.remote(of_learner, run)
         preparing = self._learner.prepare.remote()
         shared = ray.put(config)
         worker = ray.remote(RolloutActor).options(**place.worker)
-        self._pool = WorkerPool(lambda: worker.remote(shared, run_path), config.workers)
+        self._pool = WorkerPool(
+            lambda: worker.remote(shared, run.path), config.workers, config.rollout.quarantine
+        )
         self._pool.wait_ready()
         self._wait(preparing)
 
     @property
     def fit(self) -> Fit:
         """See :class:`~student_trainer.executor.Executor`."""
-        return self._workers.fit
+        return self._workers.ready.fit
+
+    @property
+    def plan(self) -> str:
+        """See :class:`~student_trainer.executor.Executor`."""
+        return self._workers.ready.plan
 
     def restore(self) -> tuple[int, dict[str, Any] | None]:
         """See :class:`~student_trainer.executor.Executor`."""
@@ -98,11 +107,13 @@ class RayExecutor:
                 self._wait(self._learner.ping.remote())
                 raise
             try:
-                return self._wait(self._learner.step.remote(*[h.shard for h in shards]))
+                report = self._wait(self._learner.step.remote(*[h.shard for h in shards]))
             except (ObjectLostError, RayTaskError) as error:
                 cause = error.cause if isinstance(error, RayTaskError) else error
                 if not isinstance(cause, ObjectLostError) or attempt + 1 == _LOST_ATTEMPTS:
                     raise
+            else:
+                return _with_attempts(report, shards)
             # A node took finished shards with it; the step did not begin without them.
             for handle in shards:
                 self._workers.rerun(handle)
@@ -172,6 +183,13 @@ class RayExecutor:
                 f"the learner's process died ({cluster.first_line(error)}); look at the machine's "
                 "memory, then continue with --resume"
             ) from error
+
+
+def _with_attempts(report: StepReport, handles: Sequence[ShardHandle]) -> StepReport:
+    """The learner's report with what only the pool knows."""
+    pairs = zip(report.shards, handles, strict=True)
+    shards = tuple(replace(shard, attempts=handle.attempts) for shard, handle in pairs)
+    return replace(report, shards=shards)
 
 
 def _absolute(section: Section) -> Section:

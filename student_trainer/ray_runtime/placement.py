@@ -13,6 +13,7 @@ from typing import Any
 
 from seq2seq.errors import UserError
 from student_trainer.config import RunConfig
+from student_trainer.ray_runtime.pool import DEPTH
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def plan(config: RunConfig, nodes: int, resources: Mapping[str, float]) -> Place
         )
     # A dead worker is replaced by the executor, which knows which shards it held.
     shared = {"max_restarts": 0, "max_task_retries": 0}
-    worker: dict[str, Any] = shared | {"num_cpus": 0}
+    worker: dict[str, Any] = shared | {"num_cpus": 0, "max_concurrency": DEPTH}
     learner: dict[str, Any] = shared | {"num_cpus": 0, "num_gpus": int(on_gpu)}
     if nodes > 1:
         needed = config.workers * config.worker_threads + config.learner_threads

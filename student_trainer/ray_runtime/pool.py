@@ -3,8 +3,13 @@
 Owned by the driver's thread; nothing runs in the background. Waits for: receipts of shards, new
 workers getting ready, and the one reference its caller waits for. Unblocked by: any of them.
 
-A worker holds at most ``DEPTH`` shards, so that it has the next one at hand when it is done and a
-slow worker keeps nobody waiting. What a shard holds does not depend on who runs it.
+A worker holds at most ``DEPTH`` shards: one that the student writes, one that the teacher scores,
+and the next one at hand; a slow worker keeps nobody waiting. What a shard holds does not depend on
+who runs it, nor on what is run beside it.
+
+A worker that dies leaves its shards to others. Which of them killed it nobody can say, so each is
+from then on run by a worker that has nothing else. One that such a worker dies of is quarantined:
+it is left out, and named.
 """
 
 from __future__ import annotations
@@ -12,7 +17,6 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,15 +24,14 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from seq2seq.data import Fit
 from seq2seq.errors import UserError
 from student_trainer.ray_runtime.cluster import Ref, first_line
-from student_trainer.types import ShardTask, WorkerReady
+from student_trainer.types import ScoredShard, ShardTask, WorkerReady
 
 _log = logging.getLogger(__name__)
 
-DEPTH = 2
-# A shard that was being run when so many workers died is the likely reason.
+DEPTH = 3
+# The first time there may have been others beside it, the second time it was alone.
 KILLS_ALLOWED = 2
 STARTS_ALLOWED = 3
 
@@ -42,7 +45,8 @@ class ShardHandle:
         receipt: of the call that runs it now; None while it waits for a worker.
         shard: reference of the scored shard, once ``done``.
         error: what running it came to instead; raised when its batch is asked for.
-        kills: workers that died while running it.
+        kills: workers that died while they held it.
+        attempts: how often it was handed to a worker.
     """
 
     task: ShardTask
@@ -52,32 +56,41 @@ class ShardHandle:
     done: bool = False
     error: Exception | None = None
     kills: int = 0
+    attempts: int = 0
 
 
 @dataclass(eq=False)
 class _Worker:
-    """An actor, and the shards it was given, oldest first; it runs the first of them."""
+    """An actor, and the shards it was given, oldest first."""
 
     actor: Any
     preparing: Ref | None
     number: int
     ready: WorkerReady | None = None
-    shards: deque[ShardHandle] = field(default_factory=deque)
+    shards: list[ShardHandle] = field(default_factory=list)
+
+    def takes(self, handle: ShardHandle) -> bool:
+        """Whether there is room; a shard under suspicion is alone with its worker."""
+        if self.preparing is not None or any(h.kills for h in self.shards):
+            return False
+        return len(self.shards) < (1 if handle.kills else DEPTH)
 
 
 class WorkerPool:
     """A fixed number of workers behind one queue, in order of batches."""
 
-    def __init__(self, start: Callable[[], Any], count: int) -> None:
+    def __init__(self, start: Callable[[], Any], count: int, quarantine: int = 0) -> None:
         """Start the workers.
 
         Args:
             start: a new actor with ``prepare`` and ``run``.
+            quarantine: how many shards may be left out before it is an error.
         """
         self._start = start
         self._numbers = itertools.count()
         self._failed_starts = 0
-        self._fit: Fit | None = None
+        self._ready: WorkerReady | None = None
+        self._quarantine = quarantine
         self._waiting: list[tuple[int, int, int, ShardHandle]] = []
         self._tickets = itertools.count()
         self._workers = [self._new_worker() for _ in range(count)]
@@ -126,10 +139,10 @@ class WorkerPool:
         return [w.ready.pid for w in self._workers if w.ready is not None]
 
     @property
-    def fit(self) -> Fit:
-        """Training sentences longer than the student's limits: the same for every worker."""
-        assert self._fit is not None, "no worker was ready yet"
-        return self._fit
+    def ready(self) -> WorkerReady:
+        """What the last worker to get ready said: but for the process the same for all."""
+        assert self._ready is not None, "no worker was ready yet"
+        return self._ready
 
     def close(self) -> None:
         """End all workers at once."""
@@ -142,14 +155,16 @@ class WorkerPool:
         heapq.heappush(self._waiting, (task.batch, task.shard, next(self._tickets), handle))
 
     def _dispatch(self) -> None:
-        """Give waiting shards to the least loaded workers, as many as they may hold."""
+        """Give waiting shards, in their order, to the least loaded workers with room for them."""
         while self._waiting:
-            worker = min(self._workers, key=lambda w: (len(w.shards), w.number))
-            if len(worker.shards) >= DEPTH:
+            handle = self._waiting[0][-1]
+            workers = [w for w in self._workers if w.takes(handle)]
+            if not workers:
                 return
-            handle = heapq.heappop(self._waiting)[-1]
-            receipt, shard = worker.actor.run.remote(handle.task, handle.weights)
-            handle.receipt, handle.shard = receipt, shard
+            worker = min(workers, key=lambda w: (len(w.shards), w.number))
+            heapq.heappop(self._waiting)
+            handle.receipt, handle.shard = worker.actor.run.remote(handle.task, handle.weights)
+            handle.attempts += 1
             worker.shards.append(handle)
 
     def _turn(self, ref: Ref | None = None) -> bool:
@@ -166,29 +181,30 @@ class WorkerPool:
         return ref is not None and ref in ready
 
     def _look_at(self, worker: _Worker, ready: set[Ref]) -> None:
-        """Take in what this worker finished, in the order it did."""
+        """Take in what this worker finished."""
         if worker.preparing is not None and worker.preparing in ready:
             try:
-                worker.ready = value_of(worker.preparing)
-                self._fit = worker.ready.fit
+                worker.ready = self._ready = value_of(worker.preparing)
             except RayActorError as error:
                 self._replace(worker, error)
                 return
             worker.preparing, self._failed_starts = None, 0
-        while worker.shards:
-            handle = worker.shards[0]
+        death: RayActorError | None = None
+        for handle in list(worker.shards):
             if handle.receipt is None or handle.receipt not in ready:
-                return
+                continue
             try:
                 value_of(handle.receipt)
                 handle.done = True
             except Exception as error:
                 if isinstance(error, RayActorError) and _died(worker.actor, error):
-                    self._replace(worker, error)
-                    return
+                    death = error
+                    continue
                 handle.error = error
             handle.receipt = None
-            worker.shards.popleft()
+            worker.shards.remove(handle)
+        if death is not None:
+            self._replace(worker, death)
 
     def _replace(self, dead: _Worker, reason: RayActorError) -> None:
         """Start another worker; the dead one's shards wait again.
@@ -206,13 +222,15 @@ class WorkerPool:
                     f"{self._failed_starts} rollout workers died while starting "
                     f"({first_line(reason)}); give the machine more memory or lower workers"
                 ) from reason
-        elif dead.shards:
-            self._blame(dead.shards[0], reason)
+        again = []
         for handle in dead.shards:
             handle.receipt = handle.shard = None
-            if handle.error is None:
+            handle.kills += not _lost_with_node(dead)
+            if handle.kills >= KILLS_ALLOWED:
+                self._set_aside(handle, reason)
+            else:
                 self._queue(handle)
-        again = ", ".join(str(h.task) for h in dead.shards if h.error is None)
+                again.append(str(handle.task))
         fresh = self._new_worker()
         self._workers.append(fresh)
         _log.warning(
@@ -220,18 +238,22 @@ class WorkerPool:
             dead.number,
             dead.ready.pid if dead.ready else "not yet ready",
             fresh.number,
-            again or "nothing",
+            ", ".join(again) or "nothing",
         )
 
-    def _blame(self, handle: ShardHandle, reason: RayActorError) -> None:
-        """Count a death against the shard that was being run."""
-        handle.kills += 1
-        if handle.kills >= KILLS_ALLOWED:
-            handle.error = UserError(
-                f"{handle.task}: {handle.kills} workers died running it ({first_line(reason)}); "
-                "look at its sentences and at the machine's memory, then continue with --resume"
-            )
-            handle.error.__cause__ = reason
+    def _set_aside(self, handle: ShardHandle, reason: RayActorError) -> None:
+        """Quarantine a shard; one too many is an error."""
+        what = f"{handle.task}: {handle.kills} workers died running it ({first_line(reason)})"
+        if self._quarantine > 0:
+            self._quarantine -= 1
+            handle.shard, handle.done = ray.put(ScoredShard.left_out(handle.task)), True
+            _log.error("%s; it is left out of the run", what)
+            return
+        handle.error = UserError(
+            f"{what}, and no more shards may be left out; look at its sentences and at the "
+            "machine's memory, or raise rollout.quarantine, then continue with --resume"
+        )
+        handle.error.__cause__ = reason
 
     def _new_worker(self) -> _Worker:
         actor = self._start()
@@ -241,6 +263,13 @@ class WorkerPool:
 def _died(actor: Any, error: RayActorError) -> bool:
     """Whether it is this actor that died: a call also fails with the one that made its input."""
     return error.actor_id in (None, actor._actor_id.hex())
+
+
+def _lost_with_node(worker: _Worker) -> bool:
+    """Whether its machine went away: no shard is to blame for that."""
+    if worker.ready is None or not worker.ready.node:
+        return False
+    return any(n["NodeID"] == worker.ready.node and not n["Alive"] for n in ray.nodes())
 
 
 def value_of(ref: Ref) -> Any:

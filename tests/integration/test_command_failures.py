@@ -32,6 +32,7 @@ from seq2seq.checkpoint import load_model_directory
 from seq2seq.corpus import read_split
 from student_trainer.config import make_config
 from student_trainer.learner import Learner
+from student_trainer.run_lock import HOLDER_FILE
 from student_trainer.training import train
 from teacher_service.local_model import LocalModel, load_local_model
 from teacher_service.server import ServerThread
@@ -126,8 +127,8 @@ def write(config: Config, name: str = "config.yaml") -> str:
 
 
 def everything(directory: Path) -> dict[str, bytes]:
-    """All files below a directory with their content."""
-    found = sorted(p for p in directory.rglob("*") if p.is_file())
+    """All files below a directory with their content, but for who looked at a run last."""
+    found = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != HOLDER_FILE)
     return {str(p.relative_to(directory)): p.read_bytes() for p in found}
 
 

@@ -192,7 +192,7 @@ def lost_reference() -> ray.ObjectRef:
 
 def test_a_scored_shard_lost_with_its_node_is_made_again(config_of, reference, tmp_path):
     config = config_of(runtime="ray")
-    with contextlib.closing(RayExecutor(config, tmp_path)) as executor:
+    with contextlib.closing(RayExecutor(config, RunDirectory(tmp_path))) as executor:
         executor.publish(0)
         handles = [executor.submit(ShardTask(0, j, 0, 1.0)) for j in range(3)]
         executor._workers.wait_for(handles)
@@ -205,7 +205,7 @@ def test_a_teacher_that_stays_away_stops_the_run_with_its_own_error(config_of, t
         runtime="ray",
         teacher={"address": "unix:/nowhere/socket", "timeout_s": 0.2, "attempt_timeout_s": 0.1},
     )
-    with contextlib.closing(RayExecutor(config, tmp_path)) as executor:
+    with contextlib.closing(RayExecutor(config, RunDirectory(tmp_path))) as executor:
         executor.publish(0)
         handles = [executor.submit(ShardTask(0, j, 0, 0.0)) for j in range(3)]
         with pytest.raises(TeacherUnavailable, match=r"batch 0 shard 0: .*unix:/nowhere/socket"):
@@ -217,7 +217,7 @@ def test_a_teacher_that_stays_away_stops_the_run_with_its_own_error(config_of, t
 
 def test_a_full_disk_under_the_learner_comes_back_as_it_is(config_of, tmp_path):
     config = config_of(runtime="ray")
-    with contextlib.closing(RayExecutor(config, tmp_path)) as executor:
+    with contextlib.closing(RayExecutor(config, RunDirectory(tmp_path))) as executor:
         (tmp_path / "checkpoints").write_text("a file is in the way")
         with pytest.raises(UserError, match=r"cannot write .*step-000000000"):
             executor.checkpoint({})
@@ -225,7 +225,7 @@ def test_a_full_disk_under_the_learner_comes_back_as_it_is(config_of, tmp_path):
 
 def test_a_dead_learner_is_named_whoever_misses_it_first(config_of, tmp_path):
     config = config_of(runtime="ray", rollout__lag=4)
-    with contextlib.closing(RayExecutor(config, tmp_path)) as executor:
+    with contextlib.closing(RayExecutor(config, RunDirectory(tmp_path))) as executor:
         executor.publish(0)
         executor.validate()
         ray.kill(executor._learner)
@@ -237,4 +237,4 @@ def test_a_dead_learner_is_named_whoever_misses_it_first(config_of, tmp_path):
 def test_a_fault_in_the_set_up_of_actors_is_the_users_own_line(config_of, tmp_path):
     gone = {"from": "gone", "encoder_layers": [0], "decoder_layers": [0]}
     with pytest.raises(UserError, match="gone is no model directory"):
-        RayExecutor(config_of(runtime="ray", initialise=gone), tmp_path)
+        RayExecutor(config_of(runtime="ray", initialise=gone), RunDirectory(tmp_path))

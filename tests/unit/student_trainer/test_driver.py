@@ -10,7 +10,7 @@ import pytest
 
 from seq2seq.errors import UserError
 from student_trainer.config import RunConfig
-from student_trainer.driver import Driver
+from student_trainer.driver import Driver, Spent
 from student_trainer.types import ShardTask, StepReport, ValidationReport
 from teacher_service.errors import TeacherUnavailable
 
@@ -143,7 +143,8 @@ def test_only_versions_that_are_needed_are_held(plain_config, pool, lag):
     executor = Watched()
     config = config_of(plain_config, optimiser__steps=40, rollout__pool=pool, rollout__lag=lag)
     Driver(config, executor).run()
-    needed = {version(i, pool, lag) for i in range(40)}
+    # Those of a longer run that goes on from the last checkpoint are among them.
+    needed = {v for i in range(40 + pool + lag) if (v := version(i, pool, lag)) <= 40}
     published = [int(c.split()[1]) for c in executor.calls if c.startswith("publish")]
     assert published == sorted(needed)
     assert executor.most_held <= lag // pool + 2
@@ -187,6 +188,53 @@ def test_a_run_resumed_at_any_checkpoint_asks_for_the_same(plain_config, pool, l
         assert result.steps == 17
         assert rest.tasks == [t for t in whole.tasks if t.batch >= step]
         assert extra["best"] is None
+
+
+@pytest.mark.parametrize(("pool", "lag"), RULES)
+def test_a_finished_run_goes_on_as_the_longer_one_would_have(plain_config, pool, lag):
+    constant = {"schedule": "constant", "value": 0.5}
+
+    def config(steps: int) -> RunConfig:
+        return config_of(
+            plain_config,
+            optimiser__steps=steps,
+            rollout__pool=pool,
+            rollout__lag=lag,
+            mixing=constant,
+        )
+
+    whole, first = Watched(), Watched()
+    Driver(config(29), whole).run()
+    Driver(config(13), first).run()
+    step, held, _ = first.saved[-1]
+    assert step == 13
+    rest = Watched(held=set(held), steps=13)
+    assert Driver(config(29), rest).run(13).steps == 29
+    assert rest.tasks == [t for t in whole.tasks if t.batch >= 13]
+
+
+def test_seconds_add_up_over_processes(plain_config):
+    config = config_of(plain_config, optimiser__steps=4, validation__every=2, checkpoint_every=2)
+    whole, first = Watched(), Watched()
+    at_once = Driver(config, whole, clock=Ticking()).run()
+    Driver(config, first, clock=Ticking()).run()
+    _, held, extra = first.saved[0]
+    spent = Spent(**extra["spent"])
+    assert 0 < spent.train_s < at_once.train_s and spent.validation_s == 5.0
+    rest = Driver(config, Watched(held=set(held), steps=2), clock=Ticking())
+    found = rest.run(2, None, spent)
+    assert found.validation_s == at_once.validation_s == 10.0
+    # The one tick of the checkpoint itself lies between the two processes.
+    assert found.train_s == pytest.approx(at_once.train_s, abs=2.0)
+
+
+def test_what_a_checkpoint_builds_on_is_on_disk_before_it(plain_config):
+    executor = Watched()
+    config = config_of(plain_config, optimiser__steps=4, checkpoint_every=2)
+    Driver(config, executor, before_checkpoint=lambda: executor.calls.append("sync")).run()
+    saves = [i for i, call in enumerate(executor.calls) if call.startswith("checkpoint")]
+    assert len(saves) == 2
+    assert all(executor.calls[i - 1] == "sync" for i in saves)
 
 
 def test_a_finished_run_resumed_does_nothing_and_still_knows_its_best(plain_config):

@@ -154,6 +154,39 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_weights(learner_of, batc
     assert same(before, state(learner)) and learner.steps_done == 0
 
 
+def test_a_quarantined_shard_is_left_out_and_the_rest_is_learnt(learner_of, batches):
+    """The same step as on a batch that never had its rows."""
+    shards = batches(0)
+    left = ScoredShard.left_out(ShardTask(0, 0, 0, 1.0))
+    with_rest, rest_alone = learner_of("with"), learner_of("alone")
+    found = with_rest.step([left, shards[1]])
+    alone = rest_alone.step([replace(shards[1], shard=0)])
+    assert (found.loss, found.positions) == (alone.loss, alone.positions)
+    assert same(state(with_rest), state(rest_alone))
+    assert [(s.rows, s.quarantined) for s in found.shards] == [(0, True), (4, False)]
+
+
+def test_a_batch_of_which_nothing_is_left_counts_as_a_step(learner_of, batches):
+    learner = learner_of(optimiser={"average": 0.9})
+    before = state(learner)
+    found = learner.step([ScoredShard.left_out(ShardTask(0, j, 0, 1.0)) for j in range(2)])
+    assert (found.step, learner.steps_done, found.sentences) == (1, 1, 0)
+    assert same(state(learner), before)
+    assert math.isfinite(learner.step(batches(1)).loss)
+
+
+def test_averaging_that_begins_with_a_resume_begins_with_the_weights(learner_of, batches):
+    plain = learner_of(optimiser={"average": 0.0})
+    for i in range(3):
+        plain.step(batches(i))
+    plain.save_checkpoint({})
+    resumed = learner_of(optimiser={"average": 0.9})
+    resumed.restore()
+    assert resumed._average is not None
+    weights = state(resumed)
+    assert all(torch.equal(tensor, weights[k]) for k, tensor in resumed._average.tensors.items())
+
+
 def test_publishing_is_for_the_weights_that_are_there(learner_of, batches):
     learner = learner_of()
     weights = learner.publish(0)

@@ -301,7 +301,7 @@ def test_labels_for_another_number_of_positions_are_refused(config_of):
 
 
 def test_stages_are_timed_with_the_clock_given(config_of):
-    ticks = iter([10.0, 13.0, 20.0])
+    ticks = iter([10.0, 13.0, 20.0, 27.0])  # between the stages nobody counts
     shard = worker_of(config_of(), clock=lambda: next(ticks)).run(ShardTask(0, 0, 0, 0.0))
     assert (shard.generate_s, shard.score_s) == (3.0, 7.0)
 

@@ -15,6 +15,7 @@ import torch
 
 from seq2seq import checkpoint as checkpoint_module
 from seq2seq.errors import UserError
+from student_trainer import jsonl as jsonl_module
 from student_trainer import run_directory as run_module
 from student_trainer.run_directory import Checkpoint, RunDirectory
 
@@ -90,7 +91,7 @@ def test_a_really_full_disk(run):
     """Not simulated: a file whose every write the kernel refuses."""
     if not stat.S_ISCHR(os.stat("/dev/full").st_mode):
         pytest.skip("no /dev/full here")
-    run.metrics_file.symlink_to("/dev/full")
+    run.metrics.path.symlink_to("/dev/full")
     with pytest.raises(UserError, match=r"metrics.jsonl: No space left on device; .*--resume"):
         run.append_metrics({"kind": "step", "step": 1})
 
@@ -107,6 +108,7 @@ def test_a_file_that_cannot_be_written_stays_as_it_was(run, monkeypatch, write):
     run.append_metrics({"kind": "step", "step": 1})
     before = {p: (run.path / p).read_bytes() for p in tree(run.path)}
     monkeypatch.setattr(run_module.Path, "write_text", full_disk)
+    monkeypatch.setattr(jsonl_module.os, "truncate", full_disk)
     with pytest.raises(UserError, match="No space left on device"):
         getattr(run, write)({} if write == "write_summary" else 0)
     monkeypatch.undo()
@@ -115,7 +117,7 @@ def test_a_file_that_cannot_be_written_stays_as_it_was(run, monkeypatch, write):
 
 def test_a_torn_line_does_not_stay(run, monkeypatch):
     run.append_metrics({"kind": "step", "step": 1})
-    whole = run.metrics_file.read_bytes()
+    whole = run.metrics.path.read_bytes()
     opened: Callable[..., Any] = open
 
     class Half:
@@ -133,24 +135,24 @@ def test_a_torn_line_does_not_stay(run, monkeypatch):
         def __exit__(self, *_: object) -> None:
             self._file.close()
 
-    monkeypatch.setattr(run_module, "open", lambda *a, **k: Half(opened(*a, **k)), raising=False)
+    monkeypatch.setattr(jsonl_module, "open", lambda *a, **k: Half(opened(*a, **k)), raising=False)
     with pytest.raises(UserError, match="No space left"):
         run.append_metrics({"kind": "step", "step": 2})
     monkeypatch.undo()
-    assert run.metrics_file.read_bytes() == whole
+    assert run.metrics.path.read_bytes() == whole
     run.append_metrics({"kind": "step", "step": 2})
-    assert [json.loads(x)["step"] for x in run.metrics_file.read_text().splitlines()] == [1, 2]
+    assert [json.loads(x)["step"] for x in run.metrics.path.read_text().splitlines()] == [1, 2]
 
 
 def test_records_after_the_checkpoint_and_what_a_crash_tore_are_dropped(run):
     for step in range(1, 6):
         run.append_metrics({"kind": "step", "step": step})
         run.append_metrics({"kind": "validation", "step": step})
-    with open(run.metrics_file, "a") as file:
+    with open(run.metrics.path, "a") as file:
         file.write('{"kind": "step", "st')
     run.rewind_metrics(3)
     run.append_metrics({"kind": "step", "step": 4})
-    records = [json.loads(x) for x in run.metrics_file.read_text().splitlines()]
+    records = [json.loads(x) for x in run.metrics.path.read_text().splitlines()]
     assert [(r["kind"], r["step"]) for r in records] == [
         *((kind, step) for step in (1, 2, 3) for kind in ("step", "validation")),
         ("step", 4),
@@ -159,7 +161,7 @@ def test_records_after_the_checkpoint_and_what_a_crash_tore_are_dropped(run):
 
 def test_rewinding_a_run_without_metrics(run):
     run.rewind_metrics(0)
-    assert not run.metrics_file.exists()
+    assert not run.metrics.path.exists()
 
 
 def test_totals_are_sums_over_steps(run):
@@ -173,6 +175,8 @@ def test_totals_are_sums_over_steps(run):
         "score_s": 0.25,
         "learn_s": 1.0,
         "idle_s": 0.125,
+        "teacher_s": 0.0625,
+        "wall_s": 2.0,
     }
     assert run.totals()["sentences"] == 0
     for _ in range(4):
@@ -187,4 +191,6 @@ def test_totals_are_sums_over_steps(run):
         "score_seconds": 1.0,
         "learn_seconds": 4.0,
         "learner_idle_seconds": 0.5,
+        "teacher_seconds": 0.25,
+        "step_seconds": 8.0,
     }

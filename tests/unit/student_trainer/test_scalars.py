@@ -15,7 +15,7 @@ from student_trainer.scalars import ScalarFile
 
 def test_tensorboard_reads_every_value(tmp_path: Path) -> None:
     for first in (1, 3):  # a resumed run adds a file
-        scalars = ScalarFile(tmp_path / "tensorboard")
+        scalars = ScalarFile(tmp_path / "tensorboard", first - 1)
         for step in (first, first + 1):
             scalars.add(step, {"train/loss": step / 2, "train/beta": 0.25})
         scalars.close()
@@ -24,6 +24,18 @@ def test_tensorboard_reads_every_value(tmp_path: Path) -> None:
     assert sorted(found.Tags()["scalars"]) == ["train/beta", "train/loss"]
     loss = [(e.step, e.value) for e in found.Scalars("train/loss")]
     assert loss == [(1, 0.5), (2, 1.0), (3, 1.5), (4, 2.0)]
+
+
+def test_what_a_resumed_run_does_again_is_there_once(tmp_path: Path) -> None:
+    for after, value in ((0, 1.0), (3, 2.0)):
+        scalars = ScalarFile(tmp_path, after)
+        for step in range(after + 1, 7):
+            scalars.add(step, {"train/loss": value})
+        scalars.close()
+    found = EventAccumulator(str(tmp_path)).Reload().Scalars("train/loss")
+    assert [(e.step, e.value) for e in found] == [
+        (1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0), (5, 2.0), (6, 2.0)
+    ]  # fmt: skip
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

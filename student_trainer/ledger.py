@@ -1,0 +1,84 @@
+"""The ledger of a run: what was learnt, batch by batch, in the order it was learnt.
+
+``ledger.jsonl`` is only ever appended to. A process that begins or goes on writes a ``begin``
+record; the batches from its ``step`` on that stand above it were learnt after the checkpoint it
+went on from: they are rolled back, and stay as what happened. Then comes one ``batch`` record for
+every step. It is written before the checkpoint that holds the step, and synced to disk then;
+between checkpoints the operating system writes it when it likes, since a step that no checkpoint
+holds is run again anyway.
+
+:mod:`student_trainer.ledger_check` checks it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from student_trainer.run_directory import RunDirectory
+from student_trainer.types import StepReport, ValidationReport
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What a process that learns goes by.
+
+    Attributes:
+        token: of the run's lock: grows with every process.
+        step: steps done when it began; batches from this one on are its own.
+        plan: digest of which rows make up which batch (``BatchPlan.digest``).
+        pool, lag: the rule of staleness.
+        shards: of a batch.
+        teacher: revision that scores; None where no teacher is asked.
+    """
+
+    token: int
+    step: int
+    plan: str
+    pool: int
+    lag: int
+    shards: int
+    teacher: str | None
+
+
+class Ledger:
+    """Writes the ledger of a run; an observer of the driver."""
+
+    def __init__(self, run: RunDirectory, beginning: Beginning) -> None:
+        """Begin, or go on; a last line torn by a crash is dropped.
+
+        Raises:
+            UserError: the disk is full, or the ledger is damaged.
+        """
+        self._run, self._lines = run, run.ledger
+        self._lines.cut(lambda _: True)
+        self._lines.append({"kind": "begin"} | asdict(beginning))
+
+    def on_step(self, report: StepReport, wall_s: float) -> None:
+        """One line: for each shard its rows, their digest, and how often it was handed out."""
+        record: dict[str, Any] = {
+            "kind": "batch",
+            "batch": report.step - 1,
+            "version": report.version,
+            "teacher": sorted({s.revision for s in report.shards if s.revision is not None}),
+            "shards": [[s.rows, s.digest, s.attempts] for s in report.shards],
+        }
+        left_out = [j for j, s in enumerate(report.shards) if s.quarantined]
+        if left_out:
+            record["quarantined"] = left_out
+        self._run.check_fence()
+        self._lines.append(record)
+
+    def on_validation(self, report: ValidationReport) -> None:
+        """Nothing is learnt from it."""
+
+    def sync(self) -> None:
+        """To be called before a checkpoint is written.
+
+        Raises:
+            UserError: the disk is full or failing.
+        """
+        self._lines.sync()
+
+    def close(self) -> None:
+        """Nothing is held open."""
