@@ -22,6 +22,7 @@ COMMAND_MODULES = (
     "imitkd.cli.teacher",
     "imitkd.cli.train",
     "imitkd.cli.evaluate",
+    "imitkd.cli.export",
     "imitkd.cli.translate",
     "imitkd.cli.demo",
 )

@@ -17,7 +17,7 @@ HEAVY = ("torch", "numpy", "ray", "grpc", "sentencepiece", "pydantic", "sacreble
 
 COMMANDS = (
     "data prepare", "data list", "teacher train", "teacher serve", "teacher info", "teacher score",
-    "teacher generate", "train", "evaluate", "translate", "demo",
+    "teacher generate", "train", "evaluate", "export", "translate", "demo",
 )  # fmt: skip
 
 
