@@ -1,6 +1,6 @@
-"""A model in the form of ONNX: its encoder, and one step of its decoder with all that it remembers.
+"""A model in the form of ONNX: its encoder, and one step of its decoder with what it remembers.
 
-Any :class:`~seq2seq.transformer.EncoderDecoder` goes, whatever its layers remember: one row a layer,
+Any :class:`~seq2seq.transformer.EncoderDecoder` goes, whatever its layers remember: one row each,
 or keys and values that grow with every step. The names say what belongs together::
 
     encoder   source [rows, length] int64, lengths [rows] int64     ->  memory.*

@@ -35,8 +35,8 @@ def export(
     """Write a student in the form of an inference engine, checked against its source.
 
     In float32 the export must write what the student writes, sentence by sentence (two tokens that
-    are as good as equal excepted); quantised, what differs and what it costs is told. What fails the
-    check is not written.
+    are as good as equal excepted); quantised, what differs and what it costs is told. What fails
+    is not written.
     """
     from imitkd.export.exporting import CheckOn, export
 

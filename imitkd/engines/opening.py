@@ -28,7 +28,7 @@ def open_engine(path: Path, threads: int | None = None, device: str = "cpu") -> 
     if manifest is None or manifest.form == "huggingface":
         from imitkd.engines.own import OwnEngine
 
-        return OwnEngine.open(path, threads, device)
+        return OwnEngine.open(path, threads, device, manifest)
     cpu_only(device)
     if manifest.form == "ctranslate2":
         from imitkd.engines.ctranslate2 import CTranslate2Engine
