@@ -27,6 +27,9 @@ def export(
     sentences: Annotated[
         Path | None, typer.Option(help="Check on this file instead, one text a line.")
     ] = None,
+    first: Annotated[
+        int | None, typer.Option(min=1, help="Check on the first so many only.")
+    ] = None,
     max_bleu_loss: Annotated[
         float, typer.Option(min=0.0, help="Quantised weights may cost so much BLEU.")
     ] = 1.0,
@@ -45,7 +48,7 @@ def export(
         to,
         out,
         quantization,
-        CheckOn(corpus, split, sentences, max_bleu_loss),
+        CheckOn(corpus, split, sentences, first, max_bleu_loss),
         licence,
     )
     check = found.check

@@ -11,7 +11,8 @@ _USE = {
     "`tokenizer/` with the end symbol behind them; `export.json` names the limits and the ids that "
     "are never written.",
     "huggingface": "`AutoTokenizer` and `AutoModelForSeq2SeqLM` of `transformers` open this "
-    "directory, with no code of its own.",
+    "directory, with no code of its own. What `generate` writes is bound by `max_length` alone, "
+    "whatever the length of the source.",
     "onnx": "`encoder.onnx` runs once a batch, `decoder.onnx` once a token, from states of zeros: "
     "what it gives as `next.X` it takes as `state.X` in the step after. `export.json` names the "
     "limits and the ids that are never written.",

@@ -35,12 +35,14 @@ class CheckOn:
     Attributes:
         corpus, split: a corpus directory; None is that of the run.
         sentences: a file of one text a line in place of it.
+        first: only so many of either.
         max_bleu_loss: of int8 against its source.
     """
 
     corpus: Path | None = None
     split: str = "validation"
     sentences: Path | None = None
+    first: int | None = None
     max_bleu_loss: float = 1.0
 
 
@@ -69,7 +71,7 @@ def export(
         check = compare(
             source.directory,
             open_peer(manifest, fresh),
-            examples,
+            examples[: check_on.first],
             where,
             exact=quantization == "float32",
             max_bleu_loss=check_on.max_bleu_loss,

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,25 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: root / name for name in shapes}
 
 
+@pytest.fixture(scope="module")
+def exported(
+    models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str], Path]:
+    """An export by form and model, made once and not to be changed."""
+    root = tmp_path_factory.mktemp("exports")
+    file = root / "sentences.txt"
+    file.write_text("\n".join(TEXTS) + "\n")
+
+    @cache
+    def made(form: str, model: str) -> Path:
+        need(form)
+        out = root / f"{form}-{model}"
+        imitkd("export", models[model], "--to", form, "--out", out, "--sentences", file)
+        return out
+
+    return made
+
+
 @pytest.fixture
 def sentences(tmp_path: Path) -> Path:
     path = tmp_path / "sentences.txt"
@@ -90,11 +112,9 @@ def need(form: str) -> None:
     ],
 )
 def test_an_export_of_a_random_model_writes_what_its_source_writes(
-    form: str, model: str, models: dict[str, Path], sentences: Path, tmp_path: Path
+    form: str, model: str, models: dict[str, Path], exported: Callable[[str, str], Path]
 ) -> None:
-    need(form)
-    out = tmp_path / "export"
-    imitkd("export", models[model], "--to", form, "--out", out, "--sentences", sentences)
+    out = exported(form, model)
     expected = Translator(models[model]).translate([*TEXTS, ""])
     assert len(set(expected)) > 10 and expected[-1] == ""
     assert Translator(out).translate([*TEXTS, ""]) == expected
@@ -223,15 +243,12 @@ def test_a_mismatch_is_never_written(
 def test_a_damaged_export_is_refused(
     damage: str,
     fault: str,
-    models: dict[str, Path],
-    sentences: Path,
+    exported: Callable[[str, str], Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    need("ctranslate2")
     out = tmp_path / "export"
-    arguments = ["--to", "ctranslate2", "--out", out, "--sentences", sentences]
-    imitkd("export", models["pre"], *arguments)
+    shutil.copytree(exported("ctranslate2", "pre"), out)
     model, manifest = out / "model.bin", out / MANIFEST_FILE
     if damage == "flip":
         content = bytearray(model.read_bytes())
@@ -281,24 +298,19 @@ def test_a_wrong_translate_command_is_told(
 
 
 def test_what_an_export_cannot_do_is_told(
-    models: dict[str, Path], sentences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    exported: Callable[[str, str], Path], sentences: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    need("onnx")
-    out = tmp_path / "export"
-    imitkd("export", models["pre"], "--to", "onnx", "--out", out, "--sentences", sentences)
     sentences.write_text("ab\n")
-    command = ["translate", out, "--input", sentences]
+    command = ["translate", exported("onnx", "pre"), "--input", sentences]
     assert "decoded greedily" in refusal(capsys, *command, "--beam", 2)
     assert "runs on CPUs, not on 'cuda'" in refusal(capsys, *command, "--device", "cuda")
 
 
 @pytest.mark.parametrize("form", ["ctranslate2", "onnx"])
 def test_an_export_runs_without_torch(
-    form: str, models: dict[str, Path], sentences: Path, tmp_path: Path
+    form: str, models: dict[str, Path], exported: Callable[[str, str], Path]
 ) -> None:
-    need(form)
-    out = tmp_path / "export"
-    imitkd("export", models["pre"], "--to", form, "--out", out, "--sentences", sentences)
+    out = exported(form, "pre")
     program = (
         "import sys\nsys.modules['torch'] = None\nfrom imitkd import Translator\n"
         f"print(*Translator({str(out)!r}).translate({TEXTS[:3]!r}), sep='\\n')\n"
