@@ -1,7 +1,8 @@
 """A model in the form of ONNX: its encoder, and one step of its decoder with what it remembers.
 
 Any :class:`~seq2seq.transformer.EncoderDecoder` goes, whatever its layers remember: one row each,
-or keys and values that grow with every step. The names say what belongs together::
+or keys and values that grow with every step; an encoder may have cells too. The names say what
+belongs together::
 
     encoder   source [rows, length] int64, lengths [rows] int64     ->  memory.*
     decoder   tokens [rows] int64, position [1] int64, memory.*, state.*  ->  logits, next.*
@@ -12,6 +13,7 @@ read (a size of 0 along ``read``); ``next.X`` of one step is ``state.X`` of the 
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +24,7 @@ from torch import Tensor, nn
 
 from seq2seq.batch import length_mask
 from seq2seq.errors import UserError
+from seq2seq.recurrent import Cell
 from seq2seq.transformer import EncoderDecoder
 from seq2seq.transformer_state import Memory, TransformerState
 
@@ -54,6 +57,65 @@ class TracedState(TransformerState):
         keys = torch.cat([before.keys, k.transpose(2, 3)], dim=3)
         self.own[layer] = Memory(keys, torch.cat([before.values, v], dim=2))
         return self.own[layer].attend(q, None)
+
+
+class _OneStep(nn.Module):
+    """A cell's step as a module, to be traced."""
+
+    def __init__(self, cell: Cell) -> None:
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, x_ND: Tensor, memory_NW: Tensor) -> tuple[Tensor, Tensor]:
+        return self.cell.step(x_ND, memory_NW)
+
+
+class _Looped(nn.Module):
+    """A cell over whole texts. Scripted, so that ONNX gets a loop: a trace has but one length."""
+
+    def __init__(self, step: nn.Module, width: int) -> None:
+        super().__init__()
+        self.step, self.width = step, width
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        memory = torch.zeros([x_BTD.size(0), self.width], dtype=x_BTD.dtype)
+        said: list[Tensor] = []
+        for position in range(x_BTD.size(1)):
+            now, memory = self.step(x_BTD[:, position], memory)
+            said.append(now)
+        return torch.stack(said, 1)
+
+
+def looped(cell: Cell, x_BTD: Tensor) -> Any:
+    """``cell.forward`` for texts of any length, with rows like those of ``x_BTD``."""
+    example = x_BTD[:, 0].detach(), x_BTD.new_zeros(len(x_BTD), cell.width)
+    return torch.jit.script(_Looped(torch.jit.trace(_OneStep(cell), example), cell.width))
+
+
+@contextlib.contextmanager
+def _looped_cells(encoder: _Encoder, inputs: tuple[Tensor, ...]) -> Iterator[None]:
+    """Cells of an encoder read step by step inside the block."""
+    layers = encoder.model.encoder_layers
+    cells = [module for module in layers.modules() if isinstance(module, Cell)]
+    # Those of torch's own are one operator of ONNX.
+    cells = [c for c in cells if not any(isinstance(m, nn.RNNBase) for m in c.modules())]
+    seen: dict[Cell, Tensor] = {}
+    hooks = [
+        cell.register_forward_pre_hook(lambda module, given: seen.update({module: given[0]}))
+        for cell in cells
+    ]
+    encoder(*inputs)
+    for hook in hooks:
+        hook.remove()
+    for cell in cells:
+        # A tracer wants to find what it meets among the submodules.
+        cell.looped = looped(cell, seen[cell])
+        vars(cell)["forward"] = cell.looped.__call__
+    try:
+        yield
+    finally:
+        for cell in cells:
+            del cell.looped, vars(cell)["forward"]
 
 
 class _Encoder(nn.Module):
@@ -127,13 +189,14 @@ def save(model: EncoderDecoder, encoder_file: Path, decoder_file: Path) -> None:
     memory = dict(zip(names, outputs, strict=True))
     memory_axes = {name: _axes(name, tensor, LENGTH) for name, tensor in memory.items()}
     memory_axes["memory.mask"] = {0: ROWS, 3: LENGTH}
-    _trace(
-        encoder,
-        encoder_file,
-        {"source": source, "lengths": lengths},
-        names,
-        {"source": {0: ROWS, 1: LENGTH}, "lengths": {0: ROWS}, **memory_axes},
-    )
+    with _looped_cells(encoder, (source, lengths)):
+        _trace(
+            encoder,
+            encoder_file,
+            {"source": source, "lengths": lengths},
+            names,
+            {"source": {0: ROWS, 1: LENGTH}, "lengths": {0: ROWS}, **memory_axes},
+        )
     state = dict(_parts("state", started.own))
     following = [name.replace("state", "next", 1) for name in state]
     axes: dict[str, dict[int, str]] = {"tokens": {0: ROWS}, "logits": {0: ROWS}, **memory_axes}
@@ -163,9 +226,10 @@ def _trace(
         with warnings.catch_warnings():
             # Sizes that are the model's own are constants to the tracer, which says so each time.
             warnings.simplefilter("ignore")
+            given = tuple(tensor.detach() for tensor in inputs.values())
             torch.onnx.export(
-                module,
-                tuple(tensor.detach() for tensor in inputs.values()),
+                torch.jit.trace(module, given, check_trace=False),
+                given,
                 str(file),
                 input_names=list(inputs),
                 output_names=outputs,

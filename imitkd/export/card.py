@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from imitkd.engines.manifest import Manifest
 from imitkd.export.checking import Check
 from imitkd.export.source import Source, corpus_facts
@@ -19,8 +21,20 @@ _USE = {
 }
 
 
-def card(source: Source, manifest: Manifest, check: Check, licence: str | None) -> str:
-    """Markdown: what it is, how it was checked, how it is used, and the source's own card."""
+def card(
+    source: Source,
+    manifest: Manifest,
+    check: Check,
+    *,
+    licence: str | None = None,
+    corpus: Path | None = None,
+) -> str:
+    """Markdown: what it is, how it was checked, how it is used, and the source's own card.
+
+    Args:
+        licence: of the model; None says that it is not stated.
+        corpus: the directory that the check was on, where one was given.
+    """
     model = source.model
     facts = {
         "Model": f"`{manifest.name}`, {model.parameter_count():,} parameters, "
@@ -32,8 +46,7 @@ def card(source: Source, manifest: Manifest, check: Check, licence: str | None) 
     }
     if source.teacher_revision:
         facts["Teacher revision"] = f"`{source.teacher_revision}`"
-    if source.corpus is not None:
-        facts |= corpus_facts(source.corpus)
+    facts |= corpus_facts(source, corpus)
     facts["Licence"] = licence or "not stated"
     limit = manifest.limit
     facts["Generation"] = (

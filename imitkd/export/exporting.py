@@ -77,7 +77,8 @@ def export(
             max_bleu_loss=check_on.max_bleu_loss,
             limit=manifest.limit,
         )
-        (fresh / CARD_FILE).write_text(card(source, manifest, check, licence))
+        text = card(source, manifest, check, licence=licence, corpus=check_on.corpus)
+        (fresh / CARD_FILE).write_text(text)
     size = sum(p.stat().st_size for p in output.rglob("*") if p.is_file())
     return Exported(output, manifest, check, size / 1e6)
 

@@ -70,8 +70,17 @@ def _summary(file: Path) -> dict[str, Any]:
     return training
 
 
-def corpus_facts(corpus: Path) -> dict[str, str]:
-    """Lines of a model card about a corpus directory; none where it is not described."""
+def corpus_facts(source: Source, given: Path | None) -> dict[str, str]:
+    """Lines of a model card about the corpus of the run; none where it is not known.
+
+    Args:
+        given: a corpus directory to check on; the run's own, moved, where it has the same name.
+    """
+    corpus = source.corpus
+    if corpus is None:
+        return {}
+    if given is not None and given.name == corpus.name:
+        corpus = given
     try:
         info = read_info(corpus)
     except UserError:

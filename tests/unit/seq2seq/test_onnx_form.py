@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 
 from seq2seq.batch import pad_sequences
+from seq2seq.recurrent import Cell, Recurrent, RecurrentConfig
 from tests.builders import sentences, tiny_model
 
 pytest.importorskip("onnx")
@@ -20,14 +21,16 @@ from seq2seq import onnx_form  # noqa: E402
 V = 31
 SHAPES: dict[str, dict[str, Any]] = {
     "transformer": {"norm": "pre", "decoder_layers": 1},
-    "recurrent": {
+}
+# Every cell there is.
+for cell in get_args(RecurrentConfig.model_fields["cell"].annotation):
+    SHAPES[cell] = {
         "kind": "recurrent",
-        "cell": "ssru",
+        "cell": cell,
         "norm": "post",
         "positions": "tensor2tensor",
         "decoder_layers": 2,
-    },
-}
+    }
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -67,3 +70,14 @@ def test_a_model_still_learns_after_it_was_written(tmp_path: Path) -> None:
     after = model.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+def test_a_looped_cell_reads_texts_of_any_length() -> None:
+    """What an encoder of cells is written with; a trace alone would keep the length it saw."""
+    model = tiny_model(3, vocab_size=V, kind="recurrent", cell="ssru")
+    assert isinstance(model, Recurrent)
+    cell = next(module for module in model.modules() if isinstance(module, Cell))
+    loop = onnx_form.looped(cell, torch.randn(2, 3, 16))
+    for rows, length in ((2, 3), (4, 7), (1, 1)):
+        x = torch.randn(rows, length, 16)
+        torch.testing.assert_close(loop(x), cell(x), atol=1e-6, rtol=1e-6)
