@@ -109,8 +109,8 @@ def _looped_cells(encoder: _Encoder, inputs: tuple[Tensor, ...]) -> Iterator[Non
         hook.remove()
     for cell in cells:
         # A tracer wants to find what it meets among the submodules.
-        cell.looped = looped(cell, seen[cell])
-        vars(cell)["forward"] = cell.looped.__call__
+        cell.looped = loop = looped(cell, seen[cell])
+        vars(cell)["forward"] = loop.__call__
     try:
         yield
     finally:
@@ -226,6 +226,7 @@ def _trace(
         with warnings.catch_warnings():
             # Sizes that are the model's own are constants to the tracer, which says so each time.
             warnings.simplefilter("ignore")
+            # Traced here: the exporter's own tracer does not take scripted modules inside.
             given = tuple(tensor.detach() for tensor in inputs.values())
             torch.onnx.export(
                 torch.jit.trace(module, given, check_trace=False),
