@@ -8,7 +8,8 @@ PIP_ARGS ?=
 PYTEST_ARGS ?=
 # What is installed beside the package; CI adds export, for the engines that students are exported to.
 EXTRAS ?= teacher,trainer,huggingface,dev
-# Processes the tests run in; a file stays together, and the long ones come first.
+# Processes the tests run in; a file stays together, and the long ones come first. One that
+# crashes ends the run: what it left behind would hold up the others.
 TEST_JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
@@ -26,7 +27,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 test: setup
-	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder \
+		--max-worker-restart 0 $(PYTEST_ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
