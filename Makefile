@@ -6,6 +6,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3 p
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PIP_ARGS ?=
 PYTEST_ARGS ?=
+# What is installed beside the package; CI adds export, for the engines that students are exported to.
+EXTRAS ?= teacher,trainer,huggingface,summarisation,report,dev
 # Processes the tests run in; a file stays together, and the long ones come first. One that
 # crashes ends the run: what it left behind would hold up the others.
 TEST_JOBS ?= 2
@@ -21,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 or newer found; name one: make PYTHON=..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
-		-c constraints.txt -e '.[teacher,trainer,huggingface,summarisation,report,dev]'
+		-c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
 
 test: setup

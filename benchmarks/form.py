@@ -9,7 +9,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,18 +57,24 @@ def machine() -> dict[str, Any]:
     }
 
 
-def run(name: str, measure: Callable[[bool], Result]) -> None:
-    """Parse the common flags, measure, print a table, write JSON.
+def run(
+    name: str, measure: Callable[..., Result], options: Mapping[str, dict[str, Any]] | None = None
+) -> None:
+    """Parse the flags, measure, print a table, write JSON.
 
     Args:
         name: module name behind ``benchmarks.``.
-        measure: told whether ``--quick`` was given.
+        measure: told whether ``--quick`` was given, and the values of its own options by name.
+        options: those, as ``argparse`` takes them.
     """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}")
     parser.add_argument("--json", type=Path, help="write the result here")
     parser.add_argument("--quick", action="store_true", help="smaller, for a first look")
+    for flag, settings in (options or {}).items():
+        parser.add_argument(flag, **settings)
     arguments = parser.parse_args()
-    result = measure(arguments.quick)
+    own = {k: v for k, v in vars(arguments).items() if k not in ("json", "quick")}
+    result = measure(arguments.quick, **own)
     written = {
         "command": shlex.join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]]),
         "machine": machine(),

@@ -65,11 +65,21 @@ def specification(model: Transformer, tokens: Sequence[str], unk_id: int = UNK_I
     return spec
 
 
-def save(model: Transformer, tokens: Sequence[str], directory: Path, unk_id: int = UNK_ID) -> None:
-    """Write a directory that ``ctranslate2.Translator`` opens; it must exist and be empty."""
+def save(
+    model: Transformer,
+    tokens: Sequence[str],
+    directory: Path,
+    unk_id: int = UNK_ID,
+    quantization: str = "float32",
+) -> None:
+    """Write a directory that ``ctranslate2.Translator`` opens; it must exist.
+
+    Args:
+        quantization: a type of CTranslate2's, such as ``float32``, ``int8``, ``int8_float32``.
+    """
     spec = specification(model, tokens, unk_id)
     spec.validate()
-    spec.optimize(quantization="float32")
+    spec.optimize(quantization=quantization)
     spec.save(str(directory))
 
 
@@ -100,8 +110,8 @@ def _specs() -> tuple[Any, Any]:
 
 
 def _array(tensor: Tensor) -> np.ndarray:
-    found: np.ndarray = tensor.detach().float().cpu().numpy()
-    return found
+    # A copy: CTranslate2 quantises in place, which must not reach the model.
+    return np.array(tensor.detach().float().cpu().numpy())
 
 
 def _set_linear(into: Any, module: nn.Module) -> None:

@@ -102,7 +102,7 @@ class _Settings:
                 f"{path} is a model of transformers, which is not installed ({error}); pip install "
                 "'imitkd[huggingface]'"
             ) from error
-        with _library_faults(path):
+        with library_faults(path):
             self.config = config = AutoConfig.from_pretrained(str(path), **_LOCAL)
             # As the library does: older directories have these settings in config.json alone.
             own = (path / _GENERATION_FILE).is_file()
@@ -196,7 +196,7 @@ def _load_library(path: Path, dtype: torch.dtype) -> Any:
     """
     from transformers import AutoModelForSeq2SeqLM
 
-    with _library_faults(path):
+    with library_faults(path):
         library, found = AutoModelForSeq2SeqLM.from_pretrained(
             str(path), dtype=dtype, use_safetensors=True, output_loading_info=True, **_LOCAL
         )
@@ -211,7 +211,7 @@ def _load_library(path: Path, dtype: torch.dtype) -> Any:
 
 
 @contextlib.contextmanager
-def _library_faults(path: Path) -> Iterator[None]:
+def library_faults(path: Path) -> Iterator[None]:
     """Quiet loading; whatever the library raises becomes one line."""
     from transformers.utils import logging
 

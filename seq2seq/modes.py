@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from seq2seq.batch import Ids
+if TYPE_CHECKING:  # limits are read where torch need not be
+    from seq2seq.batch import Ids
 
 # What a decoder finds for a source: ids, log-probability, whether the end symbol was written.
 Found = tuple[list[int], float, bool]

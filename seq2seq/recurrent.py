@@ -111,7 +111,7 @@ class _BidirectionalLayer(nn.Module):
 
 def mirror(lengths_B: Tensor, width: int) -> Tensor:
     """int64 ``[B, width]``: for each real position the one as far from the other end of its row."""
-    places = torch.arange(width, device=lengths_B.device).expand(len(lengths_B), width)
+    places = torch.arange(width, device=lengths_B.device).expand(lengths_B.shape[0], width)
     return torch.where(length_mask(lengths_B, width), lengths_B[:, None] - 1 - places, places)
 
 

@@ -209,6 +209,9 @@ class SentencePieceVocabulary(Vocabulary):
     One made elsewhere, such as Marian's, keeps its end and unknown; pad and start are ids behind
     its pieces. The start symbol has an id of its own: where start and end share one, sampled rows
     lose the loss of their first token (a defect of the paper's published code).
+
+    Attributes:
+        model_bytes: the serialised SentencePiece model.
     """
 
     kind = "sentencepiece"
@@ -219,7 +222,7 @@ class SentencePieceVocabulary(Vocabulary):
         Raises:
             UserError: the bytes are no such model, or it has no end or no unknown symbol.
         """
-        self._model_bytes = model_bytes
+        self.model_bytes = model_bytes
         try:
             if not model_bytes:
                 raise RuntimeError("the file is empty")  # no fault to SentencePiece
@@ -264,7 +267,7 @@ class SentencePieceVocabulary(Vocabulary):
 
     def save(self, directory: Path) -> None:
         self.save_meta(directory)
-        (directory / _MODEL_FILE).write_bytes(self._model_bytes)
+        (directory / _MODEL_FILE).write_bytes(self.model_bytes)
 
     @classmethod
     def read(cls, directory: Path) -> SentencePieceVocabulary:

@@ -26,6 +26,7 @@ COMMAND_MODULES = (
     "imitkd.cli.evaluate",
     "imitkd.cli.analyse",
     "imitkd.cli.report",
+    "imitkd.cli.export",
     "imitkd.cli.translate",
     "imitkd.cli.demo",
     "imitkd.cli.study",

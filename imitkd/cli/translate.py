@@ -1,4 +1,4 @@
-"""`imitkd translate`: standard input to standard output."""
+"""`imitkd translate`: standard input, or a file, to standard output, or a file."""
 
 from __future__ import annotations
 
@@ -9,34 +9,35 @@ import typer
 
 app = typer.Typer()
 
+_MODEL = "Export or model directory, of a teacher or a student; its engine is found by what it is."
+
 
 @app.command()
 def translate(
-    model: Annotated[Path, typer.Argument(help="Model directory: a teacher or a student.")],
+    directory: Annotated[Path | None, typer.Argument(metavar="[MODEL]", help=_MODEL)] = None,
+    model: Annotated[Path | None, typer.Option("--model", help="The same, as an option.")] = None,
     beam: Annotated[int, typer.Option(min=1, help="Beam size; 1 is greedy.")] = 1,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: all.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:I.")] = "cpu",
     batch: Annotated[int, typer.Option(min=1, help="Lines translated together.")] = 256,
+    source: Annotated[
+        Path | None, typer.Option("--input", help="File to translate; default: standard input.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="File to write; default: standard output.")
+    ] = None,
 ) -> None:
-    """Translate standard input, one text a line, to standard output; order is kept.
+    """Translate a text a line; order is kept, a blank line stays blank.
 
-    A text longer than the model takes loses its end, with a line on standard error.
+    A text longer than the model takes loses its end, with a line on standard error. A file that is
+    read shows a progress bar; a file that is written is put in place whole, at the end.
     """
-    import sys
+    from imitkd.translating import translate_lines
+    from imitkd.translator import Translator
+    from seq2seq.errors import UserError
 
-    import torch
-
-    from imitkd.text_lines import encode_lines, read_lines
-    from seq2seq.checkpoint import load_model_directory
-    from seq2seq.decoding import Beam, Greedy, generate
-
-    directory = load_model_directory(model, device)
-    if threads is not None:
-        torch.set_num_threads(threads)
-    mode = Beam(beam) if beam > 1 else Greedy()
-    longest = directory.model.config.max_source_length
-    for first, texts in read_lines(sys.stdin.buffer, batch):
-        sources = encode_lines(directory.vocabulary, texts, first, longest)
-        for hypotheses in generate(directory.model, sources, mode, log_probs=False):
-            print(directory.vocabulary.decode(hypotheses[0].ids))
-        sys.stdout.flush()
+    path = directory or model
+    if path is None or (directory and model):
+        raise UserError("name one model: `imitkd translate DIR` or `imitkd translate --model DIR`")
+    translator = Translator(path, threads=threads, device=device, beam=beam)
+    translate_lines(translator, source, output, batch)

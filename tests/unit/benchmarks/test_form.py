@@ -73,3 +73,15 @@ def test_the_table(
     assert [word for word in ("rate", "1235", "sentences/s", ">= 1000") if word not in out] == []
     assert [word for word in ("share", "0.25") if word not in out] == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_benchmark_has_options_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+
+    def measure(quick: bool, *, model: Path) -> Result:
+        told.append((quick, model))
+        return RESULT
+
+    monkeypatch.setattr(sys, "argv", ["speed.py", "--model", "a/b"])
+    form.run("speed", measure, {"--model": {"type": Path}})
+    assert told == [(False, Path("a/b"))]

@@ -17,7 +17,8 @@ HEAVY = ("torch", "numpy", "ray", "grpc", "sentencepiece", "pydantic", "sacreble
 
 COMMANDS = (
     "data prepare", "data list", "teacher train", "teacher serve", "teacher info", "teacher score",
-    "teacher generate", "train", "evaluate", "translate", "demo", "doctor", "data distil",
+    "teacher generate", "train", "evaluate", "export", "translate", "demo", "doctor",
+    "data distil",
 )  # fmt: skip
 
 

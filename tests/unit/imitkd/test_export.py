@@ -10,7 +10,7 @@ import torch
 from seq2seq import ctranslate2_form
 from seq2seq.batch import length_mask, pad_sequences
 from seq2seq.transformer import Transformer
-from tests.builders import sentences, tiny_model
+from tests.builders import sentences, tiny_model, weights_of
 
 V = 31
 SOURCES = sentences(3, [5, 2, 9, 3, 7], V)  # a lone end symbol is no source for CTranslate2
@@ -64,3 +64,15 @@ def test_ctranslate2_computes_the_same_log_probs(
             logits = model(torch.tensor([source]), torch.tensor([len(source)]), inputs)[0]
         expected = logits.log_softmax(1).gather(1, torch.tensor(target)[:, None]).squeeze(1)
         torch.testing.assert_close(torch.tensor(result.log_probs), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int8_float32"])
+def test_quantising_an_export_leaves_the_model_as_it_is(tmp_path: Path, quantization: str) -> None:
+    """CTranslate2 scales the arrays it is given in place."""
+    pytest.importorskip("ctranslate2")
+    model = model_of("pre", "relu")
+    before = weights_of(model)
+    tokens = [f"piece{i}" for i in range(V)]
+    ctranslate2_form.save(model, tokens, tmp_path, quantization=quantization)
+    after = model.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())

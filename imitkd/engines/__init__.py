@@ -1,0 +1,1 @@
+"""What a student runs on: our own decoder, or the engine that an export was made for."""
