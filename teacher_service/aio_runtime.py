@@ -13,9 +13,8 @@ def keep() -> None:
     """Start the layer, never to be ended.
 
     Left to itself it ends with the last channel, call or server, in whatever thread the garbage
-    collector meets that, beside its own polling thread: two runs of our test suite ended there with
-    a segmentation fault. Called where a loop is about to use the layer, not on import: a process
-    that forks before has nothing that its children could miss.
+    collector meets that, beside its own polling thread. Called where a loop is about to use the
+    layer, not on import: a process that forks before has nothing that its children could miss.
     """
     global _kept_by
     if _kept_by != os.getpid():

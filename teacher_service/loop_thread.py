@@ -17,8 +17,7 @@ class LoopThread:
 
     One for all, clients and servers in threads alike: gRPC's asyncio layer wakes every loop of a
     process for every event, and ends with its last user, in whatever thread the garbage collector
-    meets that. Test suites with a loop for each server ended in segmentation faults. A forked
-    child has no thread but its own: there :attr:`alive` is false, and :meth:`shared` begins anew.
+    meets that. A forked child has no thread but its own: there :attr:`alive` is false, and :meth:`shared` begins anew.
     """
 
     _guard: ClassVar[threading.Lock] = threading.Lock()

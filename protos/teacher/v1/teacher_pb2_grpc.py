@@ -5,7 +5,7 @@ import warnings
 
 from protos.teacher.v1 import teacher_pb2 as teacher_dot_v1_dot_teacher__pb2
 
-GRPC_GENERATED_VERSION = '1.85.1'
+GRPC_GENERATED_VERSION = '1.73.1'
 GRPC_VERSION = grpc.__version__
 _version_not_supported = False
 
@@ -18,14 +18,14 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in teacher/v1/teacher_pb2_grpc.py depends on'
+        + f' but the generated code in teacher/v1/teacher_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
 
 
-class TeacherServiceStub:
+class TeacherServiceStub(object):
     """Scores and generates with one model. Also served: grpc.health.v1.Health (service name
     "teacher.v1.TeacherService" or "") and, where enabled, server reflection.
     """
@@ -63,7 +63,7 @@ class TeacherServiceStub:
                 _registered_method=True)
 
 
-class TeacherServiceServicer:
+class TeacherServiceServicer(object):
     """Scores and generates with one model. Also served: grpc.health.v1.Health (service name
     "teacher.v1.TeacherService" or "") and, where enabled, server reflection.
     """
@@ -140,7 +140,7 @@ def add_TeacherServiceServicer_to_server(servicer, server):
 
 
  # This class is part of an EXPERIMENTAL API.
-class TeacherService:
+class TeacherService(object):
     """Scores and generates with one model. Also served: grpc.health.v1.Health (service name
     "teacher.v1.TeacherService" or "") and, where enabled, server reflection.
     """
