@@ -17,7 +17,8 @@ class LoopThread:
 
     One for all, clients and servers in threads alike: gRPC's asyncio layer wakes every loop of a
     process for every event, and ends with its last user, in whatever thread the garbage collector
-    meets that. A forked child has no thread but its own: there :attr:`alive` is false, and :meth:`shared` begins anew.
+    meets that. A forked child has no thread but its own: there :attr:`alive` is false, and
+    :meth:`shared` begins anew.
     """
 
     _guard: ClassVar[threading.Lock] = threading.Lock()
