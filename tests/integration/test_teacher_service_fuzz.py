@@ -200,8 +200,8 @@ def test_ten_thousand_damaged_requests_leave_nothing_behind(model_dir):
         await send(messages[2000:])
         # The model's thread may still hold the last batch it delivered.
         wait_until(lambda: in_memory(requests) == 0)
-        # Fewer where something from before this test has gone meanwhile.
-        assert all(now <= then for now, then in zip(resources(), before, strict=True))
+        # A leak would be one for each of thousands; libraries open and close a few of their own.
+        assert all(now < then + 10 for now, then in zip(resources(), before, strict=True))
         assert resident_mib() - memory < 16
 
     with built(Request, Pending) as requests:

@@ -202,7 +202,7 @@ def test_a_best_segmentation_over_the_limit_gives_way_to_the_encoded_one() -> No
 
     split = TokenizedSplit(
         [Example("a", ("b",))],
-        Tied(tiny_vocabulary()._model_bytes),
+        Tied(tiny_vocabulary().model_bytes),
         max_source_length=3,
         max_target_length=3,
         segmentation=Segmentation(2, 1.0),
