@@ -102,7 +102,9 @@ class TokenizedSplit:
             for row in zip(examples, sources, targets, read, strict=True)
             if len(row[1]) <= max_source_length and len(row[2]) <= max_target_length
         ]
-        cut = sum(len(vocabulary.as_source(ids)) > len(source) for _, source, _, ids in kept)
+        cut = 0
+        if limit is not None:
+            cut = sum(len(vocabulary.as_source(ids)) > len(source) for _, source, _, ids in kept)
         self.fit = Fit(len(examples) - len(kept), cut)
         if not kept:
             raise UserError(

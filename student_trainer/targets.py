@@ -28,6 +28,26 @@ class Distilled:
     references: tuple[str, ...]
     candidates: tuple[str, ...]
 
+    @classmethod
+    def of_record(cls, record: Any) -> Distilled:
+        """One line of the file, read.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is not what the teacher's writing looks like.
+        """
+        source, references = record["source"], record.get("references", [])
+        candidates = [candidate["text"] for candidate in record["candidates"]]
+        if not all(isinstance(text, str) for text in (source, *references, *candidates)):
+            raise TypeError("texts are expected")
+        if not candidates:
+            raise ValueError("an empty list")
+        return cls(source, tuple(references), tuple(candidates))
+
+    @property
+    def by_teacher(self) -> Example:
+        """The source with the teacher's favourite as its only reference."""
+        return Example(self.source, (self.candidates[0],))
+
 
 def training_examples(config: RunConfig) -> list[Example]:
     """The training split; the first reference of each example is its target under the method.
@@ -41,7 +61,7 @@ def training_examples(config: RunConfig) -> list[Example]:
     path = (config.corpus.distilled or config.corpus.path) / "train.jsonl"
     rows = list(islice(read_distilled(path), config.corpus.sentences))
     if data == "teacher":
-        return [Example(row.source, (row.candidates[0],)) for row in rows]
+        return [row.by_teacher for row in rows]
     bare = sum(not row.references for row in rows)
     if bare:
         raise UserError(
@@ -72,7 +92,7 @@ def read_distilled(path: Path) -> Iterator[Distilled]:
     with file:
         for number, line in enumerate(file, 1):
             try:
-                yield _row(json.loads(line.decode()))
+                yield Distilled.of_record(json.loads(line.decode()))
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(
                     f"{path}:{number}: no teacher-written 'candidates' for a 'source' "
@@ -80,13 +100,3 @@ def read_distilled(path: Path) -> Iterator[Distilled]:
                 ) from error
     if not number:
         raise UserError(f"{path} is empty; {hint}")
-
-
-def _row(record: Any) -> Distilled:
-    source, references = record["source"], record.get("references", [])
-    candidates = [candidate["text"] for candidate in record["candidates"]]
-    if not all(isinstance(text, str) for text in (source, *references, *candidates)):
-        raise TypeError("texts are expected")
-    if not candidates:
-        raise ValueError("an empty list")
-    return Distilled(source, tuple(references), tuple(candidates))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from seq2seq.corpus import Example
 from seq2seq.errors import UserError
+from student_trainer.targets import Distilled
 
 
 def read_best(corpus: Path, split: str) -> list[Example]:
@@ -22,9 +23,8 @@ def read_best(corpus: Path, split: str) -> list[Example]:
     with open(path, encoding="utf-8", newline="\n") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                record = json.loads(line)
-                found.append(Example(record["source"], (record["candidates"][0]["text"],)))
-            except (ValueError, KeyError, TypeError, IndexError) as error:
+                found.append(Distilled.of_record(json.loads(line)).by_teacher)
+            except (ValueError, KeyError, TypeError) as error:
                 raise UserError(
                     f"{path}:{number} has no 'candidates' of a teacher; {remedy}"
                 ) from error

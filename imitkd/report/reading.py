@@ -108,7 +108,7 @@ def read_run(path: Path) -> Run:
         config["name"], config["method"]
     except (yaml.YAMLError, TypeError, KeyError) as error:
         raise UserError(f"{directory.config_file} is no resolved configuration") from error
-    records = _lines(directory.metrics.path)
+    records = list(directory.metrics.read())
     return Run(
         path=path,
         config=config,
@@ -180,14 +180,3 @@ def _json(path: Path) -> Record | None:
     if not isinstance(found, dict):
         raise UserError(f"{path} holds no object; write it again")
     return found
-
-
-def _lines(path: Path) -> list[Record]:
-    """Whole lines; one that a crash tore at the end is left out."""
-    if not path.is_file():
-        return []
-    *whole, _ = path.read_text("utf-8").split("\n")
-    try:
-        return [json.loads(line) for line in whole]
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON line by line ({error})") from error
