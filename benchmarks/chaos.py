@@ -29,6 +29,7 @@ from benchmarks.form import Figure, Result, run
 
 _POLL_S = 0.01
 _PATIENCE_S = 240.0
+_RESTARTS = 3
 WORKER, LEARNER = "ray::RolloutActor", "ray::LearnerActor"
 
 
@@ -128,14 +129,14 @@ class Scene:
         for line in reversed(lines):
             with contextlib.suppress(ValueError):
                 record = json.loads(line)
+                if record["kind"] == "death":
+                    continue
                 return int(record["batch"] + 1 if record["kind"] == "batch" else record["step"])
         return 0
 
     def wait_for_step(self, step: int) -> None:
         """Return when so many steps are learnt, or the run has ended."""
-        assert self.driver is not None
-        driver = self.driver
-        wait_until(f"step {step}", lambda: self.steps_learnt() >= step or driver.poll() is not None)
+        wait_until(f"step {step}", lambda: self.steps_learnt() >= step or self.ended())
 
     def kill_teacher(self) -> None:
         """As a machine that goes away would."""
@@ -159,6 +160,10 @@ class Scene:
         self._orphans |= descendants(self.driver.pid)
         self.driver.kill()
         self.driver.wait()
+
+    def ended(self) -> bool:
+        """Whether no driver runs."""
+        return self.driver is None or self.driver.poll() is not None
 
     def finish(self) -> int:
         """The run's exit status."""
@@ -213,25 +218,46 @@ def outcome(path: Path) -> tuple[list[float], bytes]:
 
 
 def disturb(on: Scene, rounds: int, steps: int, draw: random.Random) -> dict[str, int]:
-    """Kill something every now and then; how often each."""
-    deaths = dict.fromkeys(("teacher", "worker", "learner", "driver"), 0)
+    """Kill something every now and then; how often each.
+
+    Every kind of victim has its turn before one has a second.
+    """
+    deaths = dict.fromkeys(("driver", "learner", "teacher", "worker"), 0)
+    turns: list[str] = []
     for number in range(rounds):
         on.wait_for_step(steps * (number + 1) // (rounds + 1) + draw.randint(-2, 2))
-        victim = draw.choice(sorted(deaths))
+        if on.ended():  # by itself: a Ray that did not come up in time, say
+            on.start_run()
+        turns = turns or draw.sample(sorted(deaths), len(deaths))
+        victim = turns.pop()
         if victim == "teacher":
             on.kill_teacher()
             time.sleep(draw.uniform(0.0, 2.0))
             on.start_teacher()
         elif victim == "worker":
-            on.kill_actor(WORKER)
-        elif victim == "learner" and on.kill_actor(LEARNER):
+            wait_until("a worker", lambda: on.kill_actor(WORKER) or on.ended())
+        elif victim == "learner":
+            wait_until("the learner", lambda: on.kill_actor(LEARNER) or on.ended())
             assert on.finish() == 2, on.said()
             on.start_run()
-        elif victim == "driver":
+        else:
             on.kill_driver()
             on.start_run()
         deaths[victim] += 1
     return deaths
+
+
+def end(on: Scene) -> None:
+    """Go on with the run until it is done; the learner may have been killed in its last steps.
+
+    Raises:
+        RuntimeError: it does not end well.
+    """
+    for _ in range(_RESTARTS):
+        if on.finish() == 0:
+            return
+        on.start_run()
+    raise RuntimeError(f"the run does not end: {on.said()}")
 
 
 def measure(quick: bool) -> Result:
@@ -259,8 +285,7 @@ def measure(quick: bool) -> Result:
         begin = time.perf_counter()
         on.start_run()
         deaths = disturb(on, rounds, steps, random.Random(1))
-        while on.finish() != 0:  # a learner killed in the last steps
-            on.start_run()
+        end(on)
         seconds = time.perf_counter() - begin
         account = check_ledger(RunDirectory(on.run))
         calm = Path(scratch) / "calm"

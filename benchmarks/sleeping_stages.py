@@ -20,7 +20,8 @@ import torch
 
 from imitkd.demo import CONFIG, TEACHER
 from imitkd.shipped import shipped
-from seq2seq.data import BatchPlan, Fit
+from seq2seq.data import Fit
+from seq2seq.plan import BatchPlan
 from student_trainer.config import RunConfig, load_config
 from student_trainer.driver import Driver, Observer
 from student_trainer.inline import InlineExecutor
@@ -29,6 +30,7 @@ from student_trainer.ledger import Beginning, Ledger
 from student_trainer.observers import MetricsObserver
 from student_trainer.ray_runtime import executor as executor_module
 from student_trainer.ray_runtime.actors import LearnerActor, RolloutActor
+from student_trainer.ray_runtime.metrics import RunMetrics
 from student_trainer.rollout_worker import RolloutWorker
 from student_trainer.run_directory import RunDirectory
 from student_trainer.types import (
@@ -161,6 +163,7 @@ class SleepingRolloutActor(RolloutActor):
 
     def prepare(self) -> WorkerReady:
         self._worker = worker_of(self._config, Stages.read(self._config.name))
+        self._metrics = RunMetrics(self._config.name)
         return WorkerReady(os.getpid(), self._worker.fit, self._worker.plan)
 
     def fetch(self, weights: list[Any], version: int) -> None:
@@ -175,6 +178,7 @@ class SleepingLearnerActor(LearnerActor):
 
     def prepare(self) -> None:
         self._learner = SleepingLearner(Stages.read(self._config.name))  # type: ignore[assignment]
+        self._metrics = RunMetrics(self._config.name)
 
 
 def config_of(
@@ -208,14 +212,20 @@ def worker_of(config: RunConfig, stages: Stages) -> RolloutWorker:
 
 @contextlib.contextmanager
 def sleeping_actors() -> Iterator[None]:
-    """The Ray executor uses them inside the block."""
-    before = executor_module.RolloutActor, executor_module.LearnerActor
-    executor_module.RolloutActor = SleepingRolloutActor  # type: ignore[misc]
-    executor_module.LearnerActor = SleepingLearnerActor  # type: ignore[misc]
+    """The Ray executor uses them inside the block, and no corpus."""
+    theirs: dict[str, Any] = {
+        "RolloutActor": SleepingRolloutActor,
+        "LearnerActor": SleepingLearnerActor,
+        "make_data": lambda *_: None,
+    }
+    before = {name: getattr(executor_module, name) for name in theirs}
     try:
+        for name, value in theirs.items():
+            setattr(executor_module, name, value)
         yield
     finally:
-        executor_module.RolloutActor, executor_module.LearnerActor = before  # type: ignore[misc]
+        for name, value in before.items():
+            setattr(executor_module, name, value)
 
 
 class Pace:

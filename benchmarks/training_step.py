@@ -29,8 +29,9 @@ from imitkd.demo import CORPUS, TEACHER
 from imitkd.shipped import shipped
 from seq2seq.batch import decoder_inputs, length_mask
 from seq2seq.corpus import Example, read_split
-from seq2seq.data import BatchPlan, TokenizedSplit
+from seq2seq.data import tokenise
 from seq2seq.model import build_model
+from seq2seq.plan import BatchPlan
 from seq2seq.transformer import sinusoidal_positions
 from seq2seq.vocabulary import load_vocabulary
 from student_trainer.assembly import TrainingBatch, assemble
@@ -117,7 +118,7 @@ def _batches(count: int) -> tuple[list[TrainingBatch], list[TrainingBatch], str,
     """The same batches without labels and with random ones of ``CANDIDATES`` ids."""
     vocabulary = load_vocabulary(shipped(TEACHER) / "tokenizer")
     examples, origin = _examples()
-    split = TokenizedSplit(examples, vocabulary, max_source_length=256, max_target_length=256)
+    split = tokenise(examples, vocabulary, max_source_length=256, max_target_length=256)
     lengths = np.maximum(split.source_lengths, split.target_lengths)
     plan = BatchPlan(lengths, seed=1, tokens=BATCH_TOKENS)
     generator = torch.Generator().manual_seed(1)

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from imitkd.distilling.reading import read_best
 from seq2seq.corpus import Example, read_split
-from seq2seq.data import TokenizedSplit
+from seq2seq.data import TokenizedSplit, tokenise
 from seq2seq.errors import UserError
 from student_trainer.served_vocabulary import served_vocabulary
 from teacher_service.client import TeacherClient
@@ -134,7 +134,7 @@ class _Pairs:
     @classmethod
     def of(cls, examples: Sequence[Example], client: TeacherClient, form: ScoreForm) -> _Pairs:
         info = form.info
-        ids = TokenizedSplit(
+        ids = tokenise(
             examples,
             served_vocabulary(client),
             max_source_length=info.max_source_length,

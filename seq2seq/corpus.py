@@ -8,6 +8,7 @@ empty list marks a source-only sentence.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,12 @@ class Example:
 
 
 def read_split(corpus: Path | str, split: str) -> list[Example]:
-    """Read one split of a corpus directory.
+    """One split of a corpus directory, all of it. Raises as :func:`stream_split` does."""
+    return list(stream_split(corpus, split))
+
+
+def stream_split(corpus: Path | str, split: str) -> Iterator[Example]:
+    """One split of a corpus directory, a sentence at a time.
 
     Raises:
         UserError: the directory or the split is missing, empty or malformed (with its line).
@@ -39,19 +45,18 @@ def read_split(corpus: Path | str, split: str) -> list[Example]:
             f"{path} does not exist (splits there: {have}); prepare the corpus with `imitkd data "
             "prepare` and check its path"
         )
-    examples = []
+    number = 0
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             try:
-                examples.append(_example(json.loads(line.decode())))
+                yield _example(json.loads(line.decode()))
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(
                     f"{path}:{number}: not an object with 'source' and 'references' ({error!r}); "
                     "prepare the corpus again"
                 ) from error
-    if not examples:
+    if not number:
         raise UserError(f"{path} is empty; prepare the corpus again")
-    return examples
 
 
 def _example(record: Any) -> Example:

@@ -1,19 +1,29 @@
-"""Tokenised splits, and the plan that says which rows make up which batch."""
+"""Tokenised splits, in memory or on disk.
+
+A split is tokenised once, a part at a time, into arrays that lie in memory or in mapped files. What
+a process holds of one on disk is the lengths of its rows: ids come in as rows are asked for.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from seq2seq.columns import ColumnWriter, map_columns
 from seq2seq.corpus import Example
 from seq2seq.errors import UserError
-from seq2seq.noise import uniform_array
 from seq2seq.vocabulary import Vocabulary
+
+# Sentences tokenised at once.
+PART = 4096
+_FACTS = "split.json"
 
 
 @dataclass(frozen=True)
@@ -25,12 +35,14 @@ class _Ragged:
         offsets: int64 ``[A + 1]``: where alternative a begins and ends.
         first: int64 ``[rows + 1]``: the alternatives of each row; its first is the best one.
         cumulative: float32 ``[A]``: within a row, cumulative probabilities of its alternatives.
+        lengths: int32 ``[rows]``: of the best alternatives.
     """
 
     ids: np.ndarray
     offsets: np.ndarray
     first: np.ndarray
     cumulative: np.ndarray
+    lengths: np.ndarray
 
     def get(self, row: int, u: float = 0.0) -> np.ndarray:
         """Ids of a row: the alternative at quantile ``u``; best alternatives come first."""
@@ -41,9 +53,66 @@ class _Ragged:
             chosen = min(chosen, end - 1)
         return self.ids[self.offsets[chosen] : self.offsets[chosen + 1]]
 
-    def best_lengths(self) -> np.ndarray:
-        best = self.first[:-1]
-        return self.offsets[best + 1] - self.offsets[best]
+    def whole(self) -> bool:
+        """Whether the arrays are as long as they say of each other."""
+        rows, alternatives = len(self.lengths), len(self.cumulative)
+        numbers = (len(self.first), self.first[-1], len(self.offsets), self.offsets[-1])
+        return numbers == (rows + 1, alternatives, alternatives + 1, len(self.ids))
+
+
+def _dtypes(vocabulary_size: int) -> dict[str, str]:
+    """Of the arrays of both sides, by name."""
+    ids = "<u2" if vocabulary_size <= 1 << 16 else "<i4"
+    kinds = {"ids": ids, "offsets": "<i8", "first": "<i8", "cumulative": "<f4", "lengths": "<i4"}
+    return {f"{side}.{n}": kind for side in ("source", "target") for n, kind in kinds.items()}
+
+
+def _side(arrays: Mapping[str, np.ndarray], side: str) -> _Ragged:
+    names = _Ragged.__dataclass_fields__
+    return _Ragged(**{name: arrays[f"{side}.{name}"] for name in names})
+
+
+def _cumulative(scores: Sequence[float], alpha: float) -> Sequence[float]:
+    """Cumulative probabilities in proportion to those of ``scores`` to the power alpha."""
+    if len(scores) == 1:
+        return (1.0,)
+    weights = np.exp(alpha * (np.array(scores) - scores[0]))
+    found: list[float] = np.cumsum(weights / weights.sum()).tolist()
+    return found
+
+
+class _Side:
+    """One side of a split being written.
+
+    Args:
+        alpha: an alternative is drawn in proportion to its probability to the power alpha.
+    """
+
+    def __init__(self, columns: ColumnWriter, side: str, alpha: float = 1.0) -> None:
+        self._columns, self._side, self._alpha = columns, side, alpha
+        self._ids = self._alternatives = 0
+        self._append(offsets=[0], first=[0])
+
+    def add(self, rows: Sequence[Sequence[tuple[list[int], float]]]) -> np.ndarray:
+        """Rows of alternatives, ids with their log-probabilities, best first; returns all ids."""
+        ids: list[int] = []
+        offsets, first = [], []
+        cumulative: list[float] = []
+        for options in rows:
+            for option, _ in options:
+                ids.extend(option)
+                offsets.append(self._ids + len(ids))
+            cumulative.extend(_cumulative([score for _, score in options], self._alpha))
+            first.append(self._alternatives + len(offsets))
+        self._ids += len(ids)
+        self._alternatives += len(offsets)
+        lengths = [len(options[0][0]) for options in rows]
+        self._append(ids=ids, offsets=offsets, first=first, cumulative=cumulative, lengths=lengths)
+        return np.array(ids, np.int64)
+
+    def _append(self, **values: Sequence[int] | Sequence[float]) -> None:
+        for name, found in values.items():
+            self._columns.append(f"{self._side}.{name}", found)
 
 
 @dataclass(frozen=True)
@@ -74,56 +143,41 @@ class Fit(NamedTuple):
     cut: int = 0
 
 
-class TokenizedSplit:
-    """Sources and first references of a split as ids, addressed by row.
+@dataclass
+class SplitFacts:
+    """What is known of a split beside its ids.
 
-    Sentences longer than the model's limits are left out, or under ``cut_sources`` lose the end of
-    their source; ``fit`` counts both.
+    Attributes:
+        left_out, cut: see :class:`Fit`.
+        has_targets: whether every row has a reference.
+        unknown, ids: unknown ids, and all ids, of sources and targets.
+        vocabulary_size: V.
+        lengths: digest of the rows' lengths, which the plan of batches is made of.
     """
 
-    def __init__(
-        self,
-        examples: Sequence[Example],
-        vocabulary: Vocabulary,
-        *,
-        max_source_length: int,
-        max_target_length: int,
-        segmentation: Segmentation | None = None,
-        cut_sources: bool = False,
-    ) -> None:
-        segmentation = segmentation or Segmentation()
-        references = [e.references[0] if e.references else "" for e in examples]
-        read = vocabulary.encode_many([e.source for e in examples])
-        limit = max_source_length if cut_sources else None
-        sources = [vocabulary.as_source(ids, limit) for ids in read]
-        targets = map(vocabulary.as_target, vocabulary.encode_many_targets(references))
-        kept = [
-            row
-            for row in zip(examples, sources, targets, read, strict=True)
-            if len(row[1]) <= max_source_length and len(row[2]) <= max_target_length
-        ]
-        cut = 0
-        if limit is not None:
-            cut = sum(len(vocabulary.as_source(ids)) > len(source) for _, source, _, ids in kept)
-        self.fit = Fit(len(examples) - len(kept), cut)
-        if not kept:
-            raise UserError(
-                f"all {len(examples)} sentences are longer than the model's limits of "
-                f"{max_source_length} source and {max_target_length} target ids; raise the limits"
-            )
-        self.has_targets = all(e.references for e, *_ in kept)
-        self._unk_id = vocabulary.unk_id
-        self._sources = _ragged(
-            [
-                _segmented(vocabulary, example.source, source, segmentation, max_source_length)
-                for example, source, *_ in kept
-            ],
-            segmentation.alpha,
-            vocabulary.size,
-        )
-        self._targets = _ragged([[(target, 0.0)] for _, _, target, _ in kept], 1.0, vocabulary.size)
-        self.source_lengths = self._sources.best_lengths()
-        self.target_lengths = self._targets.best_lengths()
+    left_out: int = 0
+    cut: int = 0
+    has_targets: bool = True
+    unknown: int = 0
+    ids: int = 0
+    vocabulary_size: int = 0
+    lengths: str = ""
+
+
+class TokenizedSplit:
+    """Sources and first references of a split as ids, addressed by row; see :func:`tokenise`.
+
+    Attributes:
+        source_lengths, target_lengths: int32 ``[rows]``.
+    """
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], facts: SplitFacts) -> None:
+        self._sources, self._targets = _side(arrays, "source"), _side(arrays, "target")
+        self._facts = facts
+        self.fit = Fit(facts.left_out, facts.cut)
+        self.has_targets = facts.has_targets
+        self.source_lengths = self._sources.lengths
+        self.target_lengths = self._targets.lengths
 
     def __len__(self) -> int:
         return len(self.source_lengths)
@@ -138,105 +192,122 @@ class TokenizedSplit:
 
     def unknown_rate(self) -> float:
         """Share of unknown ids among all ids of sources and targets."""
-        ids = np.concatenate([self._sources.ids, self._targets.ids])
-        return float((ids == self._unk_id).mean())
+        return self._facts.unknown / self._facts.ids
+
+    def lengths_digest(self) -> str:
+        """Hexadecimal digits of the lengths of all rows."""
+        digest = hashlib.sha256()
+        for lengths in (self.source_lengths, self.target_lengths):
+            digest.update(lengths.data)
+        return digest.hexdigest()[:16]
+
+    @classmethod
+    def read(cls, directory: Path) -> TokenizedSplit:
+        """A split that :func:`tokenise` wrote, mapped.
+
+        Raises:
+            UserError: a file is missing or damaged.
+        """
+        try:
+            facts = SplitFacts(**json.loads((directory / _FACTS).read_text()))
+            split = cls(map_columns(_dtypes(facts.vocabulary_size), directory), facts)
+            whole = split._sources.whole() and split._targets.whole()
+            if not whole or split.lengths_digest() != facts.lengths:
+                raise ValueError("its arrays do not belong together")
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{directory} is damaged ({error}); remove it") from error
+        return split
+
+
+def tokenise(
+    examples: Iterable[Example],
+    vocabulary: Vocabulary,
+    *,
+    max_source_length: int,
+    max_target_length: int,
+    segmentation: Segmentation | None = None,
+    cut_sources: bool = False,
+    directory: Path | None = None,
+) -> TokenizedSplit:
+    """Tokenise a split; memory does not grow with it where it is written to a directory.
+
+    Sentences longer than the model's limits are left out, or under ``cut_sources`` lose the end of
+    their source; ``fit`` counts both.
+
+    Args:
+        directory: where the arrays are written, for :meth:`TokenizedSplit.read` too; None keeps
+            them in memory.
+
+    Raises:
+        UserError: no sentence is within the limits.
+        OSError: the directory cannot be written.
+    """
+    segmentation = segmentation or Segmentation()
+    limit = max_source_length if cut_sources else None
+    facts = SplitFacts(vocabulary_size=vocabulary.size)
+    rows = 0
+    with ColumnWriter(_dtypes(vocabulary.size), directory) as columns:
+        sources = _Side(columns, "source", segmentation.alpha)
+        targets = _Side(columns, "target")
+        for part in _parts(examples):
+            kept = [
+                _Row(example, source, target, len(vocabulary.as_source(ids)) > len(source))
+                for example, ids, source, target in _encoded(part, vocabulary, limit)
+                if len(source) <= max_source_length and len(target) <= max_target_length
+            ]
+            rows += len(kept)
+            facts.left_out += len(part) - len(kept)
+            facts.cut += sum(row.cut for row in kept)
+            facts.has_targets &= all(row.example.references for row in kept)
+            options = [_segmented(vocabulary, row, segmentation, max_source_length) for row in kept]
+            written = sources.add(options), targets.add([[(row.target, 0.0)] for row in kept])
+            facts.ids += sum(map(len, written))
+            facts.unknown += sum(int((ids == vocabulary.unk_id).sum()) for ids in written)
+        if not rows:
+            raise UserError(
+                f"all {facts.left_out} sentences are longer than the model's limits of "
+                f"{max_source_length} source and {max_target_length} target ids; raise the limits"
+            )
+        split = TokenizedSplit(columns.arrays(), facts)
+    facts.lengths = split.lengths_digest()
+    if directory is not None:
+        (directory / _FACTS).write_text(json.dumps(asdict(facts), indent=2) + "\n")
+    return split
+
+
+class _Row(NamedTuple):
+    """A sentence within the limits; ``cut`` where its source lost its end."""
+
+    example: Example
+    source: list[int]
+    target: list[int]
+    cut: bool
+
+
+def _parts(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    iterator = iter(examples)
+    while part := list(islice(iterator, PART)):
+        yield part
+
+
+def _encoded(
+    part: Sequence[Example], vocabulary: Vocabulary, limit: int | None
+) -> Iterator[tuple[Example, list[int], list[int], list[int]]]:
+    """Each example with the ids of its source's text, its source and its target."""
+    read = vocabulary.encode_many([e.source for e in part])
+    references = [e.references[0] if e.references else "" for e in part]
+    written = vocabulary.encode_many_targets(references)
+    for example, ids, target in zip(part, read, written, strict=True):
+        yield example, ids, vocabulary.as_source(ids, limit), vocabulary.as_target(target)
 
 
 def _segmented(
-    vocabulary: Vocabulary, text: str, best: list[int], segmentation: Segmentation, limit: int
+    vocabulary: Vocabulary, row: _Row, segmentation: Segmentation, limit: int
 ) -> list[tuple[list[int], float]]:
     """The sources that a text may be read as, with their log-probabilities, best first."""
     if segmentation.candidates == 1:
-        return [(best, 0.0)]
-    found = vocabulary.segmentations(text, segmentation.candidates)
+        return [(row.source, 0.0)]
+    found = vocabulary.segmentations(row.example.source, segmentation.candidates)
     options = [(vocabulary.as_source(ids), score) for ids, score in found]
     # Where scores tie, even the best of the list may be longer than what encoding gives.
-    return [option for option in options if len(option[0]) <= limit] or [(best, 0.0)]
-
-
-def _ragged(
-    rows: Sequence[Sequence[tuple[list[int], float]]], alpha: float, vocabulary_size: int
-) -> _Ragged:
-    """Rows of alternatives, each drawn in proportion to its probability to the power ``alpha``."""
-    ids: list[int] = []
-    offsets, first = [0], [0]
-    cumulative: list[float] = []
-    for options in rows:
-        weights = np.exp(alpha * (np.array([score for _, score in options]) - options[0][1]))
-        for option, _ in options:
-            ids.extend(option)
-            offsets.append(len(ids))
-        cumulative.extend(np.cumsum(weights / weights.sum()))
-        first.append(len(offsets) - 1)
-    dtype = np.uint16 if vocabulary_size <= 1 << 16 else np.int32
-    return _Ragged(
-        np.array(ids, dtype=dtype),
-        np.array(offsets, dtype=np.int64),
-        np.array(first, dtype=np.int64),
-        np.array(cumulative, dtype=np.float32),
-    )
-
-
-class BatchPlan:
-    """Which rows make up batch i: a function of (seed, i) alone.
-
-    Each epoch visits every row once. Rows of similar length share a batch; batches come in random
-    order.
-    """
-
-    def __init__(
-        self,
-        lengths: np.ndarray,
-        *,
-        seed: int,
-        sentences: int | None = None,
-        tokens: int | None = None,
-    ) -> None:
-        """Plan batches of at most ``sentences`` rows and at most ``tokens`` padded tokens.
-
-        Args:
-            lengths: int ``[rows]``, what a row costs before padding.
-        """
-        if not sentences and not tokens:
-            raise ValueError("batches need a bound: sentences or tokens")
-        self._lengths = np.asarray(lengths)
-        self._seed = seed
-        self._sentences = sentences or len(self._lengths)
-        self._tokens = tokens or int(self._lengths.max()) * len(self._lengths)
-        self._starts = [0]
-        self._epoch = lru_cache(maxsize=2)(self._plan_epoch)
-
-    @property
-    def digest(self) -> str:
-        """Hexadecimal digits that are the same for plans with the same batches."""
-        bounds = np.array([self._seed, self._sentences, self._tokens], "<i8")
-        lengths = np.ascontiguousarray(self._lengths, "<i8")
-        return hashlib.sha256(bounds.tobytes() + lengths.tobytes()).hexdigest()[:16]
-
-    def rows(self, batch: int) -> np.ndarray:
-        """int64 rows of batch i, shortest first."""
-        epoch = self.epoch_of(batch)
-        return self._epoch(epoch)[batch - self._starts[epoch]]
-
-    def epoch_of(self, batch: int) -> int:
-        """The epoch batch i belongs to, from 0."""
-        while self._starts[-1] <= batch:
-            self._starts.append(self._starts[-1] + len(self._epoch(len(self._starts) - 1)))
-        return int(np.searchsorted(self._starts, batch, side="right")) - 1
-
-    def _plan_epoch(self, epoch: int) -> list[np.ndarray]:
-        rows = np.arange(len(self._lengths))
-        jitter = uniform_array(self._seed, epoch, rows)
-        # Less than one token of noise: rows of one length meet different company every epoch.
-        order = np.argsort(self._lengths + jitter, kind="stable")
-        batches, begin = [], 0
-        for place in range(1, len(order) + 1):
-            full = place - begin >= self._sentences
-            if place < len(order) and not full:
-                cost = int(self._lengths[order[place]]) * (place - begin + 1)
-                full = cost > self._tokens
-            if full or place == len(order):
-                batches.append(order[begin:place])
-                begin = place
-        shuffle = np.argsort(uniform_array(self._seed, epoch, -1 - np.arange(len(batches))))
-        return [batches[i] for i in shuffle]
+    return [option for option in options if len(option[0]) <= limit] or [(row.source, 0.0)]

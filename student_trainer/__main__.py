@@ -8,7 +8,11 @@ from pathlib import Path
 
 
 def main() -> int:
-    """Parse the command line, train; exit status 2 after one line for faults a user can mend."""
+    """Parse the command line, train.
+
+    Exit status: 0 done, 1 interrupted, 2 a wrong command line or a fault the user can mend; one
+    line on stderr says which.
+    """
     parser = argparse.ArgumentParser(prog="python -m student_trainer", description=__doc__)
     parser.add_argument("config", type=Path, help="YAML configuration")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
@@ -21,7 +25,7 @@ def main() -> int:
 
     from seq2seq.errors import UserError
     from student_trainer.config import load_config
-    from student_trainer.training import train
+    from student_trainer.training import interrupted, train
     from teacher_service.errors import TeacherError
 
     overrides = list(arguments.overrides)
@@ -31,8 +35,11 @@ def main() -> int:
         config = load_config(arguments.config, overrides)
         train(config, arguments.output, resume=arguments.resume, console=Console())
     except (UserError, TeacherError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(interrupted(arguments.output), file=sys.stderr)
+        return 1
     return 0
 
 

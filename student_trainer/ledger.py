@@ -5,18 +5,21 @@ record; the batches from its ``step`` on that stand above it were learnt after t
 went on from: they are rolled back, and stay as what happened. Then comes one ``batch`` record for
 every step. It is written before the checkpoint that holds the step, and synced to disk then;
 between checkpoints the operating system writes it when it likes, since a step that no checkpoint
-holds is run again anyway.
+holds is run again anyway. A ``death`` record names the shards that a worker held when it died, so
+that which ones are under suspicion outlives the driver.
 
 :mod:`student_trainer.ledger_check` checks it.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from student_trainer.run_directory import RunDirectory
-from student_trainer.types import StepReport, ValidationReport
+from student_trainer.types import ShardTask, StepReport, ValidationReport
 
 
 @dataclass(frozen=True)
@@ -82,3 +85,47 @@ class Ledger:
 
     def close(self) -> None:
         """Nothing is held open."""
+
+
+def note_death(run: RunDirectory, shards: Iterable[ShardTask]) -> None:
+    """One line: these shards a worker held when it died.
+
+    Raises:
+        UserError: the disk is full, or another process took the run over.
+    """
+    run.check_fence()
+    run.ledger.append({"kind": "death", "shards": [[t.batch, t.shard] for t in shards]})
+
+
+@dataclass(frozen=True)
+class Toll:
+    """What earlier processes of a run saw of shards that kill workers.
+
+    Attributes:
+        deaths: by (batch, shard): workers that died with it, of batches not learnt since.
+        left_out: shards quarantined in what the checkpoint builds on.
+    """
+
+    deaths: dict[tuple[int, int], int]
+    left_out: int
+
+
+def read_toll(run: RunDirectory, start: int) -> Toll:
+    """The toll where a run goes on after ``start`` steps.
+
+    Raises:
+        UserError: the ledger is damaged.
+    """
+    deaths: Counter[tuple[int, int]] = Counter()
+    left_out: dict[int, list[int]] = {}
+    for record in run.ledger.read():
+        if record["kind"] == "death":
+            deaths.update((batch, shard) for batch, shard in record["shards"])
+        elif record["kind"] == "batch":
+            batch = record["batch"]
+            # What was rolled back was learnt anew: the last account of a batch counts.
+            left_out[batch] = record.get("quarantined", [])
+            for shard in set(range(len(record["shards"]))) - set(left_out[batch]):
+                deaths.pop((batch, shard), None)
+    kept = sum(len(shards) for batch, shards in left_out.items() if batch < start)
+    return Toll(dict(deaths), kept)

@@ -4,22 +4,28 @@ Checked against the rule and the plan, both made anew from the run's configurati
 batch up to the checkpoint is there once, in order, written by the weights the rule names, scored by
 the teacher the run went by, and made of the rows that (seed, i) gives, or of fewer where a shard is
 listed as quarantined. Batches rolled back by a resume count for nothing.
+
+A plan is made of the lengths of sentences in ids. Those that lie with the run are taken where their
+recipe names the very text, vocabulary and limits that are there now, and their digest is right;
+else the corpus is tokenised again.
 """
 
 from __future__ import annotations
 
 import itertools
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from seq2seq.data import BatchPlan
 from seq2seq.errors import UserError
+from seq2seq.plan import BatchPlan
 from student_trainer.config import RunConfig, load_config
 from student_trainer.jsonl import Record
 from student_trainer.mixing import version_for
 from student_trainer.run_directory import RunDirectory
-from student_trainer.setup import make_data, prepare_vocabulary
+from student_trainer.setup import prepare_vocabulary
+from student_trainer.training_data import is_current, kept_data, make_data
 from student_trainer.types import rows_digest
 
 _FAULTS_KEPT = 20
@@ -90,8 +96,16 @@ def check_ledger(run: RunDirectory, corpus: Path | None = None) -> Account:
         raise UserError(f"{run.path} has no ledger; it was made by an older version")
     moved = [f"corpus.path={corpus}"] if corpus is not None else []
     config = load_config(run.config_file, moved)
-    plan = make_data(config, prepare_vocabulary(config, run.path)).plan
-    return check(run.ledger.read, config, plan, run.checkpointed())
+    return check(run.ledger.read, config, _plan(config, run.path), run.checkpointed())
+
+
+def _plan(config: RunConfig, run: Path) -> BatchPlan:
+    """The plan of a run that may be under way: nothing is written to it."""
+    vocabulary = prepare_vocabulary(config, run)
+    if is_current(config, vocabulary, run):
+        return kept_data(config, run).plan
+    with tempfile.TemporaryDirectory() as elsewhere:
+        return make_data(config, vocabulary, Path(elsewhere)).plan
 
 
 def check(
@@ -116,6 +130,8 @@ def check(
             previous, (begun, until) = begun, next(processes)
             _begin(account, previous, begun, following, plan)
             following = begun["step"]
+        elif record["kind"] != "batch":
+            continue  # a worker's death: what became of its shards their batches tell
         elif begun is None:
             account.fault(f"batch {record['batch']} comes before any beginning")
         else:

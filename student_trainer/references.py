@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from seq2seq.corpus import Example
@@ -15,30 +15,41 @@ def needs_references(config: RunConfig) -> bool:
     return not (config.student_writes and config.mixing.keeps_no_reference)
 
 
-def require_references(config: RunConfig, examples: Sequence[Example]) -> None:
-    """Refuse source-only sentences in training data whose references are needed.
+def require_references(config: RunConfig, examples: Iterable[Example]) -> Iterator[Example]:
+    """Hand examples on, and refuse source-only ones where the method needs references.
 
     Raises:
         UserError: how many there are, and how such a corpus is trained on.
     """
-    bare = sum(not e.references for e in examples)
-    if bare and needs_references(config):
+    needed, total = needs_references(config), 0
+    rest = iter(examples)
+    for example in rest:
+        total += 1
+        if example.references or not needed:
+            yield example
+            continue
+        bare = 1
+        for later in rest:
+            total += 1
+            bare += not later.references
         corpus = config.corpus.path
         raise UserError(
-            f"{bare:,} of the {len(examples):,} training sentences of {corpus} have no reference, "
+            f"{bare:,} of the {total:,} training sentences of {corpus} have no reference, "
             f"which method {config.method} needs; have the teacher write them (`imitkd data distil "
             f"{corpus}`, then method seqkd), or let the student write every row from the start: "
             "method imitkd or imitkd-full with mixing.lambda=1"
         )
 
 
-def require_target_text(examples: Sequence[Example], corpus: Path) -> None:
+def require_target_text(examples: Iterable[Example], corpus: Path) -> None:
     """Refuse to train a vocabulary on sources alone: it would lack the target language.
+
+    Reads all examples: a fault in their file is told here, where SentencePiece would lose it.
 
     Raises:
         UserError: no sentence has a reference.
     """
-    if not any(e.references for e in examples):
+    if not sum(bool(e.references) for e in examples):
         raise UserError(
             f"{corpus} has sources alone, of which no vocabulary for targets can be trained; take "
             "the teacher's: vocabulary='{served: true}', or vocabulary.from"

@@ -10,6 +10,7 @@ from student_trainer.config import RunConfig
 from student_trainer.driver import Spent
 from student_trainer.executor import Executor
 from student_trainer.run_directory import RunDirectory
+from student_trainer.training_data import OTHER_BATCHES
 from student_trainer.types import ValidationReport
 
 
@@ -84,11 +85,7 @@ def _check_batches(config: RunConfig, plan: str, extra: dict[str, Any]) -> None:
             "resume with the same or begin a new run"
         )
     if extra.get("plan", plan) != plan:
-        raise UserError(
-            "the batches of this configuration are others than those the run began with, and "
-            "sentences would be learnt twice or never; resume with the corpus, the batch section "
-            "and the model's length limits of its config.yaml, or begin a new run"
-        )
+        raise UserError(OTHER_BATCHES)
 
 
 def _check_steps(config: RunConfig, start: int, before: int | None) -> None:

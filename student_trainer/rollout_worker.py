@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seq2seq.data import BatchPlan, TokenizedSplit
+from seq2seq.data import TokenizedSplit
 from seq2seq.decoding import Greedy, Sample
 from seq2seq.errors import UserError
 from seq2seq.noise import keyed, uniform_array
+from seq2seq.plan import BatchPlan
 from student_trainer.confidence import without_doubtful
 from student_trainer.config import RunConfig
 from student_trainer.labels import asked_payload, labels_of

@@ -50,6 +50,7 @@ class RunDirectory:
         self.student = self.path / "student"
         self.vocabulary = self.path / "vocabulary"
         self.summary_file = self.path / "summary.json"
+        self.tokens = self.path / "tokens"
         self._checkpoints = self.path / "checkpoints"
         self._new: list[Path] = []
 
@@ -76,7 +77,8 @@ class RunDirectory:
         if resume:
             return
         locks = (self.path / LOCK_FILE, self.path / HOLDER_FILE)
-        parts = (self.config_file, self.vocabulary, self.initial, *locks, self.path)
+        made = (self.config_file, self.vocabulary, self.tokens, self.initial)
+        parts = (*made, *locks, self.path)
         self._new = [part for part in parts if not part.exists()]
         try:
             self.write_config(config_yaml)
@@ -130,12 +132,19 @@ class RunDirectory:
 
     def load_checkpoint(self) -> Checkpoint | None:
         """The newest checkpoint, None where there is none yet."""
+        state = self.checkpoint_state()
+        if state is None:
+            return None
+        tensors = load_weights(self._found()[-1] / "tensors.safetensors")
+        return Checkpoint(state["step"], tensors, state)
+
+    def checkpoint_state(self) -> dict[str, Any] | None:
+        """Plain values of the newest checkpoint, None where there is none yet."""
         found = self._found()
         if not found:
             return None
-        newest = found[-1]
-        state = json.loads((newest / "state.json").read_text())
-        return Checkpoint(state["step"], load_weights(newest / "tensors.safetensors"), state)
+        state: dict[str, Any] = json.loads((found[-1] / "state.json").read_text())
+        return state
 
     def checkpointed(self) -> int:
         """Steps that the newest checkpoint holds, 0 where there is none."""

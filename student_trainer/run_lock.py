@@ -13,7 +13,6 @@ touched file is what counts.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
@@ -25,6 +24,7 @@ from pathlib import Path
 
 from seq2seq.checkpoint import atomic_file
 from seq2seq.errors import UserError
+from teacher_service.file_lock import taken
 
 LOCK_FILE, HOLDER_FILE = ".lock", "holder.json"
 BEAT_S = 5.0
@@ -95,14 +95,11 @@ def is_held(run: Path, clock: Callable[[], float] = time.time) -> bool:
         return holder.beat_s < STALE_S
     try:
         with open(Path(run) / LOCK_FILE, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return not taken(file.fileno(), shared=True)
     except FileNotFoundError:
         return False
-    except BlockingIOError:
-        return True
     except OSError:  # a file system without locks
         return holder.beat_s < STALE_S
-    return False
 
 
 @contextlib.contextmanager
@@ -142,12 +139,11 @@ def held(
 def _lock(file: int, run: Path, before: Holder | None) -> None:
     who = f"process {before.pid} on {before.host}" if before is not None else "another process"
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UserError(f"{run} is being run by {who}; end that one first") from error
+        free = taken(file)
     except OSError:  # a file system without locks: the touched file has to do
-        if before is not None and before.here and before.beat_s < STALE_S:
-            raise UserError(f"{run} is being run by {who}; end that one first") from None
+        free = before is None or not before.here or before.beat_s >= STALE_S
+    if not free:
+        raise UserError(f"{run} is being run by {who}; end that one first")
     if before is not None and not before.here and before.beat_s < STALE_S:
         raise UserError(
             f"{run} is being run by {who}, which said so {before.beat_s:.0f} s ago; end that one "

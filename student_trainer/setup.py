@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from seq2seq.checkpoint import (
@@ -16,8 +15,7 @@ from seq2seq.checkpoint import (
     load_model_directory,
     load_model_vocabulary,
 )
-from seq2seq.corpus import Example, read_split
-from seq2seq.data import BatchPlan, Segmentation, TokenizedSplit
+from seq2seq.corpus import Example, stream_split
 from seq2seq.errors import UserError
 from seq2seq.model import Seq2SeqModel, build_model
 from seq2seq.rouge import make_scorer
@@ -26,13 +24,14 @@ from student_trainer.config import InitialiseConfig, RunConfig, TeacherConfig
 from student_trainer.determinism import prepare_process
 from student_trainer.labels import asked_payload
 from student_trainer.learner import Learner
-from student_trainer.references import require_references, require_target_text
+from student_trainer.references import require_target_text
 from student_trainer.rollout_worker import RolloutWorker
 from student_trainer.run_directory import RunDirectory
 from student_trainer.served_vocabulary import served_vocabulary
 from student_trainer.stored_scores import require_pairs
 from student_trainer.targets import training_examples
 from student_trainer.teacher_head import TeacherHead
+from student_trainer.training_data import TrainingData
 from student_trainer.writers import make_writer
 from teacher_service.channel import Credentials
 from teacher_service.client import TeacherClient
@@ -40,14 +39,6 @@ from teacher_service.projection import OutputProjection
 from teacher_service.score_store.stored_teacher import StoredTeacher
 
 AnyTeacher = TeacherClient | StoredTeacher
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """The training split as ids, and which rows make up which batch."""
-
-    split: TokenizedSplit
-    plan: BatchPlan
 
 
 def make_vocabulary(config: RunConfig) -> Vocabulary:
@@ -64,10 +55,10 @@ def make_vocabulary(config: RunConfig) -> Vocabulary:
         with contextlib.closing(_teacher(config.teacher, None)) as teacher:
             return served_vocabulary(teacher)
     assert config.vocabulary.size is not None
-    examples = training_examples(config)
-    require_target_text(examples, config.corpus.path)
-    texts = [e.source for e in examples] + [r for e in examples for r in e.references]
-    return SentencePieceVocabulary.train(texts, config.vocabulary.size)
+    require_target_text(training_examples(config), config.corpus.path)
+    sources = (e.source for e in training_examples(config))
+    targets = (r for e in training_examples(config) for r in e.references)
+    return SentencePieceVocabulary.train(chain(sources, targets), config.vocabulary.size)
 
 
 def make_model(config: RunConfig, vocabulary: Vocabulary) -> Seq2SeqModel:
@@ -139,36 +130,6 @@ def copy_layers(model: Seq2SeqModel, vocabulary: Vocabulary, source: InitialiseC
         ) from error
 
 
-def make_data(config: RunConfig, vocabulary: Vocabulary) -> TrainingData:
-    """Tokenise the training split and plan its batches.
-
-    Raises:
-        UserError: no references where the method's first rows need them.
-    """
-    limits = build_limits(config)
-    examples = training_examples(config)
-    require_references(config, examples)
-    split = TokenizedSplit(
-        examples,
-        vocabulary,
-        max_source_length=limits[0],
-        max_target_length=limits[1],
-        segmentation=Segmentation(config.corpus.source_candidates, config.corpus.source_alpha),
-        cut_sources=config.corpus.long_sources == "cut",
-    )
-    lengths = np.maximum(split.source_lengths, split.target_lengths)
-    plan = BatchPlan(
-        lengths, seed=config.seed, sentences=config.batch.sentences, tokens=config.batch.tokens
-    )
-    return TrainingData(split, plan)
-
-
-def build_limits(config: RunConfig) -> tuple[int, int]:
-    """Longest source and target of the model section, in ids."""
-    model = build_model({"vocab_size": 5} | config.model | {"d_model": 2, "heads": 1, "ffn": 1})
-    return model.config.max_source_length, model.config.max_target_length
-
-
 def make_worker(
     config: RunConfig, vocabulary: Vocabulary, data: TrainingData, teacher: AnyTeacher | None
 ) -> RolloutWorker:
@@ -220,7 +181,8 @@ def validation_examples(config: RunConfig) -> list[Example]:
     Raises:
         UserError: the split is not there, or has sentences without references.
     """
-    examples = read_split(config.corpus.path, "validation")[: config.validation.sentences]
+    split = stream_split(config.corpus.path, "validation")
+    examples = list(islice(split, config.validation.sentences))
     bare = sum(not e.references for e in examples)
     if bare:
         raise UserError(

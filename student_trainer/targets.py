@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from seq2seq.corpus import Example, read_split
+from seq2seq.corpus import Example, stream_split
 from seq2seq.errors import UserError
 from seq2seq.metrics import sentence_bleu
 from student_trainer.config import RunConfig
@@ -49,26 +49,37 @@ class Distilled:
         return Example(self.source, (self.candidates[0],))
 
 
-def training_examples(config: RunConfig) -> list[Example]:
-    """The training split; the first reference of each example is its target under the method.
+def training_file(config: RunConfig) -> Path:
+    """The file that :func:`training_examples` reads."""
+    corpus = config.corpus.path
+    if config.spec.data != "reference":
+        corpus = config.corpus.distilled or corpus
+    return corpus / "train.jsonl"
+
+
+def training_examples(config: RunConfig) -> Iterator[Example]:
+    """The training split, a sentence at a time; the first reference of each example is its target
+    under the method.
 
     Raises:
         UserError: the split is not there, or lacks what the method takes its targets from.
     """
-    data = config.spec.data
+    data, path = config.spec.data, training_file(config)
     if data == "reference":
-        return read_split(config.corpus.path, "train")[: config.corpus.sentences]
-    path = (config.corpus.distilled or config.corpus.path) / "train.jsonl"
-    rows = list(islice(read_distilled(path), config.corpus.sentences))
-    if data == "teacher":
-        return [row.by_teacher for row in rows]
-    bare = sum(not row.references for row in rows)
-    if bare:
-        raise UserError(
-            f"{path} has {bare} sources without references, and method {config.method} chooses by "
-            "them; leave them out, or use method seqkd"
-        )
-    return [Example(row.source, (closest(row.candidates, row.references),)) for row in rows]
+        yield from islice(stream_split(config.corpus.path, "train"), config.corpus.sentences)
+        return
+    rows = islice(read_distilled(path), config.corpus.sentences)
+    for row in rows:
+        if data == "teacher":
+            yield row.by_teacher
+        elif row.references:
+            yield Example(row.source, (closest(row.candidates, row.references),))
+        else:
+            bare = 1 + sum(not later.references for later in rows)
+            raise UserError(
+                f"{path} has {bare} sources without references, and method {config.method} chooses "
+                "by them; leave them out, or use method seqkd"
+            )
 
 
 def closest(candidates: Sequence[str], references: Sequence[str]) -> str:

@@ -24,14 +24,13 @@ from student_trainer.resuming import Standing, kept, restore
 from student_trainer.run_directory import RunDirectory
 from student_trainer.run_lock import held
 from student_trainer.setup import (
-    build_limits,
-    make_data,
     make_learner,
     make_model,
     make_teacher,
     make_worker,
     prepare_vocabulary,
 )
+from student_trainer.training_data import build_limits, make_data
 from student_trainer.verdict import StageTimes, judge
 from teacher_service.errors import TeacherError
 
@@ -55,7 +54,7 @@ def make_executor(config: RunConfig, run: RunDirectory) -> Executor:
         return RayExecutor(config, run)
     vocabulary = prepare_vocabulary(config, run.path)
     teacher = make_teacher(config, vocabulary)
-    worker = make_worker(config, vocabulary, make_data(config, vocabulary), teacher)
+    worker = make_worker(config, vocabulary, make_data(config, vocabulary, run.path), teacher)
     learner = make_learner(config, vocabulary, run)
     return InlineExecutor(learner, worker, teacher.close if teacher else lambda: None)
 
@@ -112,6 +111,14 @@ def train(
             raise
         stack.callback(executor.close)
         return _train(config, run, executor, revision, resume, console)
+
+
+def interrupted(output: Path) -> str:
+    """One line for whoever ended a run by hand."""
+    run = RunDirectory(output)
+    if not run.config_file.exists():
+        return "interrupted; nothing was begun"
+    return f"interrupted; {output} holds {run.checkpointed():,} steps, continue with --resume"
 
 
 def _train(

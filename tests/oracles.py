@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from seq2seq.model import Seq2SeqModel
+from seq2seq.noise import uniform_array
 from seq2seq.transformer import Transformer
 from tests.recurrent_oracles import CELLS
 
@@ -424,3 +425,25 @@ def chi_square(observed: Sequence[int], probabilities: Sequence[float]) -> float
     )
     freedom = len(observed) - 1
     return (statistic - freedom) / math.sqrt(2 * freedom)
+
+
+# ---------------------------------------------------------------------------------------------
+# batches
+
+
+def planned_epoch(
+    lengths: np.ndarray, seed: int, epoch: int, sentences: int | None, tokens: int | None
+) -> list[np.ndarray]:
+    """Sort all rows by length and lot, fill one batch after the other, shuffle the batches."""
+    sentences = sentences or len(lengths)
+    tokens = tokens or int(lengths.max()) * len(lengths)
+    lots = uniform_array(seed, epoch, np.arange(len(lengths)))
+    order = np.argsort(lengths + lots, kind="stable")
+    batches: list[list[int]] = [[]]
+    for row in order:
+        batch = batches[-1]
+        if batch and (len(batch) >= sentences or lengths[row] * (len(batch) + 1) > tokens):
+            batches.append(batch := [])
+        batch.append(int(row))
+    shuffle = np.argsort(uniform_array(seed, epoch, -1 - np.arange(len(batches))))
+    return [np.array(batches[i]) for i in shuffle]

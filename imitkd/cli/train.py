@@ -37,11 +37,16 @@ def train(
     from rich.console import Console
 
     from student_trainer.config import load_config
+    from student_trainer.training import interrupted
     from student_trainer.training import train as run
 
     overrides = [*(overrides or []), *([f"runtime={runtime}"] if runtime else [])]
     resolved = load_config(config, overrides)
     directory = output or Path("runs") / resolved.name
-    result = run(resolved, directory, resume=resume, console=Console())
+    try:
+        result = run(resolved, directory, resume=resume, console=Console())
+    except KeyboardInterrupt:
+        typer.echo(interrupted(directory), err=True)
+        raise typer.Exit(1) from None
     reason = "stopped early" if result.stopped_early else "done"
     typer.echo(f"{reason} after {result.steps} steps in {result.train_s:.0f} s: {directory}")

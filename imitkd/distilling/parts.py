@@ -12,7 +12,6 @@ is there twice. A line is a record of the corpus, or ``{"left_out": why}``.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -24,6 +23,7 @@ from typing import Any
 from imitkd.distilling.recipe import RECIPE_FILE, Recipe, require_same
 from seq2seq.checkpoint import atomic_file
 from seq2seq.errors import UserError
+from teacher_service.file_lock import taken
 
 Record = dict[str, Any]
 
@@ -57,11 +57,15 @@ class Parts:
 
     def _take(self) -> None:
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            mine = taken(self._lock)
         except OSError as error:
             raise UserError(
-                f"another process writes to '{self.place}'; let it finish or choose another --out"
+                f"cannot lock '{self.place}' ({error.strerror}); choose another --out"
             ) from error
+        if not mine:
+            raise UserError(
+                f"another process writes to '{self.place}'; let it finish or choose another --out"
+            )
 
     def _begin(self, recipe: Recipe, rows: int) -> int:
         file = self.place / RECIPE_FILE

@@ -7,7 +7,7 @@ rounding, whoever wrote the prefixes?
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -17,8 +17,9 @@ from imitkd.doctor.examination import CannotRun, Examination
 from imitkd.doctor.findings import Finding, error, ok, skipped, warning
 from seq2seq.batch import decoder_inputs, packed_index, pad_sequences
 from seq2seq.corpus import Example
-from seq2seq.data import BatchPlan, TokenizedSplit
+from seq2seq.data import TokenizedSplit, tokenise
 from seq2seq.model import Seq2SeqModel
+from seq2seq.plan import BatchPlan
 from student_trainer.config import LossConfig, MixingConfig, RunConfig
 from student_trainer.rollout_worker import RolloutWorker
 from student_trainer.types import ScoredShard, ShardTask, TeacherLabels
@@ -44,7 +45,7 @@ def scores(it: Examination) -> list[Finding]:
     it.need("directory", "lines")
     if isinstance(it.teacher, StoredTeacher):
         return [skipped("a store keeps what a service said; score a part of it anew to compare")]
-    split = _pairs(it, [e for e in it.examples["train"] if e.references])
+    split = _pairs(it, lambda e: bool(e.references))
     sources = [split.source(row) for row in range(len(split))]
     targets = [split.target(row) for row in range(len(split))]
     served = it.teacher.score(sources, targets, TopKSpec(8, "float32"))
@@ -86,12 +87,11 @@ def divergence(it: Examination) -> list[Finding]:
 
 
 def _of_prefixes(it: Examination, name: str, share: float, decoding: str) -> Finding:
-    examples = it.examples["train"]
-    if share > 0:
-        examples = [e for e in examples if e.references]
-        if not examples:
-            return skipped(f"{name} prefixes: the corpus has no references")
-    shard = _written_and_scored(it, _pairs(it, examples), share, decoding)
+    try:
+        split = _pairs(it, lambda e: share == 0 or bool(e.references))
+    except CannotRun:
+        return skipped(f"{name} prefixes: the corpus has no references")
+    shard = _written_and_scored(it, split, share, decoding)
     assert shard.labels is not None
     along_PV = log_probs_along(it.local.model, shard.sources.rows(), shard.targets.rows())
     own_QV = along_PV[torch.from_numpy(shard.labels.positions)]
@@ -133,17 +133,19 @@ def _as_student(config: RunConfig, share: float, decoding: str, rows: int) -> Ru
     )
 
 
-def _pairs(it: Examination, examples: Sequence[Example]) -> TokenizedSplit:
-    """Some training sentences, spread over the corpus, in the teacher's own ids.
+def _pairs(it: Examination, fit: Callable[[Example], bool]) -> TokenizedSplit:
+    """Some of the training sentences that fit, spread over the corpus, in the teacher's own ids.
 
     Raises:
         CannotRun: there are none.
     """
-    if not examples:
+    examples: Iterable[Example] = it.examples["train"]
+    total = sum(map(fit, examples))
+    if not total:
         raise CannotRun("cannot run: the corpus has no references")
-    chosen = np.linspace(0, len(examples) - 1, min(ROWS, len(examples)), dtype=int).tolist()
-    return TokenizedSplit(
-        [examples[i] for i in chosen],
+    chosen = set(np.linspace(0, total - 1, min(ROWS, total), dtype=int).tolist())
+    return tokenise(
+        [e for i, e in enumerate(filter(fit, examples)) if i in chosen],
         it.local.vocabulary,
         max_source_length=it.info.max_source_length,
         max_target_length=it.info.max_target_length,

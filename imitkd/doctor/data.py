@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +13,11 @@ import numpy as np
 from imitkd.corpora.cleaning import leak_key
 from imitkd.doctor.examination import Examination
 from imitkd.doctor.findings import Finding, error, ok, warning
-from seq2seq.corpus import read_split
+from seq2seq.corpus import Example, read_split
 from student_trainer.references import require_references
-from student_trainer.setup import build_limits, make_data, validation_examples
+from student_trainer.setup import validation_examples
 from student_trainer.targets import training_examples
+from student_trainer.training_data import build_limits, make_data
 
 FEW_VALIDATION = 100
 LEFT_OUT_WARNING, LEFT_OUT_ERROR = 0.01, 0.2
@@ -20,17 +25,28 @@ UNKNOWN_WARNING, UNKNOWN_ERROR = 0.001, 0.05
 OVERLAP_ERROR = 0.2
 
 
+@dataclass(frozen=True)
+class Rereading:
+    """Sentences that are read anew each time they are gone through, never held all at once."""
+
+    read: Callable[[], Iterator[Example]]
+
+    def __iter__(self) -> Iterator[Example]:
+        return self.read()
+
+
 def lines(it: Examination) -> list[Finding]:
     """The splits can be read and have the references that the method and validation need."""
     path, config = it.config.corpus.path, it.config
-    train = training_examples(config)
+    train = Rereading(lambda: training_examples(config))
     others = sorted(f.stem for f in Path(path).glob("*.jsonl") if f.stem != "train")
-    examples = {"train": train} | {split: read_split(path, split) for split in others}
-    require_references(config, train)
+    held_out = {split: read_split(path, split) for split in others}
+    count = bare = 0
+    for count, example in enumerate(require_references(config, train), 1):  # noqa: B007
+        bare += not example.references
     validation = validation_examples(config)
-    it.examples = examples
-    counts = {split: len(found) for split, found in examples.items()}
-    bare = sum(not e.references for e in train)
+    it.examples = {"train": train, **held_out}
+    counts = {"train": count} | {split: len(found) for split, found in held_out.items()}
     facts = {"splits": counts, "train_without_references": bare, "validated": len(validation)}
     told = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     if bare:
@@ -49,7 +65,8 @@ def lines(it: Examination) -> list[Finding]:
 def lengths(it: Examination) -> list[Finding]:
     """Few sentences are longer than the student reads, writes and is allowed to write."""
     it.need("vocabulary", "lines")
-    it.data = make_data(it.config, it.vocabulary)
+    place = it.open.enter_context(tempfile.TemporaryDirectory(prefix="doctor-"))
+    it.data = make_data(it.config, it.vocabulary, Path(place))
     split = it.data.split
     total = len(split) + split.fit.left_out
     quantiles = {
@@ -115,24 +132,28 @@ def pieces(it: Examination) -> list[Finding]:
 def overlap(it: Examination) -> list[Finding]:
     """Held-out sources do not occur in the training text."""
     it.need("lines")
-    train = {leak_key(e.source) for e in it.examples["train"]}
+    held_out = {
+        split: [leak_key(e.source) for e in examples]
+        for split, examples in it.examples.items()
+        if split != "train"
+    }
+    asked = set(chain.from_iterable(held_out.values()))
+    found = {key for e in it.examples["train"] if (key := leak_key(e.source)) in asked}
     findings = []
-    for split, examples in it.examples.items():
-        if split == "train":
-            continue
-        shared = sum(leak_key(e.source) in train for e in examples)
+    for split, keys in held_out.items():
+        shared = sum(key in found for key in keys)
         if shared:
-            share = shared / len(examples)
+            share = shared / len(keys)
             level = error if share > OVERLAP_ERROR else warning
             findings.append(
                 level(
-                    f"{shared:,} of {len(examples):,} {split} sources also occur in train (case, "
+                    f"{shared:,} of {len(keys):,} {split} sources also occur in train (case, "
                     "punctuation and numbers not counted)",
                     "have splits cut that share no text: `imitkd data prepare` with --validation "
                     "and --test",
                     split=split,
                     shared=shared,
-                    of=len(examples),
+                    of=len(keys),
                 )
             )
     return findings or [ok("no held-out source occurs in train")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from seq2seq.checkpoint import ModelDirectory
     from seq2seq.corpus import Example
     from seq2seq.vocabulary import Vocabulary
-    from student_trainer.setup import AnyTeacher, TrainingData
+    from student_trainer.setup import AnyTeacher
+    from student_trainer.training_data import TrainingData
     from teacher_service.codec import ModelInfo
     from teacher_service.replies import ReplicaReport
 
@@ -55,7 +56,7 @@ class Examination:
     info: ModelInfo = field(init=False)
     reports: list[ReplicaReport] = field(init=False)
     vocabulary: Vocabulary = field(init=False)
-    examples: Mapping[str, Sequence[Example]] = field(init=False)
+    examples: Mapping[str, Iterable[Example]] = field(init=False)
     data: TrainingData = field(init=False)
     local: ModelDirectory = field(init=False)
 

@@ -11,6 +11,7 @@ from imitkd.doctor.findings import Finding, error, ok, warning
 from student_trainer.config import RunConfig
 from student_trainer.run_directory import RunDirectory
 from student_trainer.setup import student_bytes
+from student_trainer.targets import training_file
 
 # A line of metrics.jsonl and its scalars in TensorBoard's file.
 STEP_BYTES = 1500
@@ -33,7 +34,7 @@ def place(it: Examination) -> list[Finding]:
 def space(it: Examination) -> list[Finding]:
     """The disk has room for checkpoints, students and metrics."""
     it.need("vocabulary")
-    needed = run_bytes(it.config, student_bytes(it.config, it.vocabulary))
+    needed = run_bytes(it.config, student_bytes(it.config, it.vocabulary)) + _ids_bytes(it.config)
     free = shutil.disk_usage(_existing(it.output)).free
     told = f"about {_size(needed)} are needed, {_size(free)} are free"
     facts = {"needed_bytes": needed, "free_bytes": free}
@@ -50,11 +51,22 @@ def run_bytes(config: RunConfig, weights: int) -> int:
     Args:
         weights: bytes of one version of the student.
     """
-    versions = 1 + -(-config.rollout.lag // config.rollout.pool) if config.student_writes else 1
+    # Held by the learner whether or not workers need them.
+    versions = 1 + -(-config.rollout.lag // config.rollout.pool)
     # Weights, two moments of AdamW, the average, and the versions that batches to come need.
     checkpoint = weights * (3 + bool(config.optimiser.average) + versions)
     # Two are kept while a third is written; students are fp16: first, best, and the next best.
     return 3 * checkpoint + 3 * weights // 2 + STEP_BYTES * config.optimiser.steps
+
+
+def _ids_bytes(config: RunConfig) -> int:
+    """At most what the training split takes as ids: their offsets as much as its text, and each
+    candidate's ids too."""
+    try:
+        size = training_file(config).stat().st_size
+    except OSError:  # another check tells
+        return 0
+    return size * (1 + config.corpus.source_candidates)
 
 
 def _existing(path: Path) -> Path:

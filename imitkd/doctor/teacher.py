@@ -12,8 +12,9 @@ from imitkd.doctor.examination import Examination
 from imitkd.doctor.findings import Finding, error, ok, skipped, warning
 from student_trainer.config import TeacherConfig
 from student_trainer.labels import asked_payload
-from student_trainer.setup import build_limits, make_vocabulary
+from student_trainer.setup import make_vocabulary
 from student_trainer.stored_scores import require_pairs
+from student_trainer.training_data import build_limits
 from teacher_service.codec import CandidatesSpec, PayloadRequest, TopKSpec
 from teacher_service.errors import TeacherMismatch, TeacherUnavailable
 from teacher_service.replies import ReplicaReport, check_agreement

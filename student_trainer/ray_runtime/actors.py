@@ -17,14 +17,10 @@ import torch
 
 from student_trainer.config import RunConfig
 from student_trainer.ray_runtime.cluster import Ref
+from student_trainer.ray_runtime.metrics import RunMetrics
 from student_trainer.run_directory import RunDirectory
-from student_trainer.setup import (
-    make_data,
-    make_learner,
-    make_teacher,
-    make_worker,
-    prepare_vocabulary,
-)
+from student_trainer.setup import make_learner, make_teacher, make_worker, prepare_vocabulary
+from student_trainer.training_data import kept_data
 from student_trainer.types import (
     ScoredShard,
     ShardTask,
@@ -50,7 +46,7 @@ class RolloutActor:
         self._writing = threading.Lock()
 
     def prepare(self) -> WorkerReady:
-        """Read the corpus and build model and client.
+        """Build model and client; the training data lie with the run already.
 
         Raises:
             UserError: see :mod:`student_trainer.setup`.
@@ -58,8 +54,9 @@ class RolloutActor:
         torch.set_num_threads(self._config.worker_threads)
         vocabulary = prepare_vocabulary(self._config, self._run_path)
         teacher = make_teacher(self._config, vocabulary)
-        data = make_data(self._config, vocabulary)
+        data = kept_data(self._config, self._run_path)
         self._worker = make_worker(self._config, vocabulary, data, teacher)
+        self._metrics = RunMetrics(self._config.name)
         node = ray.get_runtime_context().get_node_id()
         return WorkerReady(os.getpid(), self._worker.fit, self._worker.plan, node)
 
@@ -74,7 +71,9 @@ class RolloutActor:
             if weights and task.version != self._worker.version:
                 self._worker.load(task.version, to_tensors(ray.get(weights[0])))
             draft = self._worker.write(task)
-        return task, self._worker.score(draft)
+        shard = self._worker.score(draft)
+        self._metrics.shard(shard)
+        return task, shard
 
 
 class LearnerActor:
@@ -92,6 +91,7 @@ class LearnerActor:
         torch.set_num_threads(self._config.learner_threads)
         vocabulary = prepare_vocabulary(self._config, self._run.path)
         self._learner = make_learner(self._config, vocabulary, self._run)
+        self._metrics = RunMetrics(self._config.name)
 
     def ping(self) -> None:
         """Answer, if alive."""
@@ -103,11 +103,14 @@ class LearnerActor:
 
     def step(self, *shards: ScoredShard) -> StepReport:
         """One optimiser step; Ray fetched the shards from where they were written."""
-        return self._learner.step(shards)
+        report = self._learner.step(shards)
+        self._metrics.step(report)
+        return report
 
     def publish(self, version: int) -> WeightsRef:
         """Hold the present weights as ``version`` and put them in the object store, once."""
         self._learner.publish(version)
+        self._metrics.published(version)
         return self.weights(version)
 
     def weights(self, version: int) -> WeightsRef:

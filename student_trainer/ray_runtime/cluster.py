@@ -12,6 +12,8 @@ import ray
 
 from seq2seq.errors import UserError
 
+_log = logging.getLogger(__name__)
+
 Ref: TypeAlias = "ray.ObjectRef[Any]"
 OBJECT_STORE_BYTES = 256 << 20
 _START_ATTEMPTS = 3
@@ -83,11 +85,13 @@ def _start(object_store_bytes: int, cpus: int) -> None:
             return
         except Exception as error:  # Ray raises plain ones too
             ray.shutdown()
-            # Its processes give each other fixed seconds to start, too few on a busy machine.
+            # Its processes give each other seconds to start that no setting reaches, too few on a
+            # busy machine.
             if attempt == _START_ATTEMPTS:
                 raise UserError(
                     f"Ray does not start here ({first_line(error)}); use --runtime inline"
                 ) from error
+            _log.warning("Ray did not start in time (%s); trying again", first_line(error))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

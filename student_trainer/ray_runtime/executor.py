@@ -17,12 +17,15 @@ from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskErro
 
 from seq2seq.data import Fit
 from seq2seq.errors import UserError
+from seq2seq.vocabulary import Vocabulary
 from student_trainer.config import RunConfig
+from student_trainer.ledger import note_death, read_toll
 from student_trainer.ray_runtime import cluster, placement
 from student_trainer.ray_runtime.actors import LearnerActor, RolloutActor
 from student_trainer.ray_runtime.pool import ShardHandle, WorkerPool, value_of
 from student_trainer.run_directory import RunDirectory
 from student_trainer.setup import prepare_vocabulary, student_bytes
+from student_trainer.training_data import make_data
 from student_trainer.types import ShardTask, StepReport, ValidationReport
 
 _LOST_ATTEMPTS = 3
@@ -35,7 +38,7 @@ class RayExecutor:
     def __init__(self, config: RunConfig, run: RunDirectory) -> None:
         """Start or join Ray, start learner and workers, and wait until they are ready.
 
-        Corpus and run directory must lie where every node finds them.
+        The run directory must lie where every node finds it, the corpus where the learner's does.
 
         Raises:
             UserError: no cluster, a cluster too small, or what the actors' set-up raises.
@@ -45,27 +48,32 @@ class RayExecutor:
         # Versions in flight, those of a batch just done included, and room for the shards.
         versions = 2 + (config.rollout.lag + config.rollout.pool - 1) // config.rollout.pool
         store = cluster.OBJECT_STORE_BYTES + versions * student_bytes(config, vocabulary)
+        self._run = run
         self._versions: dict[int, cluster.Ref] = {}
         self._unchecked: list[cluster.Ref] = []
         self._pool: WorkerPool | None = None
         self._learner: Any = None
         self._cluster = cluster.connect(store)
         try:
-            self._start(config, run)
+            self._start(config, run, vocabulary)
         except BaseException:
             self.close()
             raise
 
-    def _start(self, config: RunConfig, run: RunDirectory) -> None:
+    def _start(self, config: RunConfig, run: RunDirectory, vocabulary: Vocabulary) -> None:
         place = placement.plan(config, *cluster.resources())
         of_learner = config.model_copy(update={"device": place.learner_device})
         learner = ray.remote(LearnerActor).options(**place.learner)
         self._learner = learner.remote(of_learner, run)
         preparing = self._learner.prepare.remote()
+        make_data(config, vocabulary, run.path)  # which workers take as it lies there
         shared = ray.put(config)
         worker = ray.remote(RolloutActor).options(**place.worker)
         self._pool = WorkerPool(
-            lambda: worker.remote(shared, run.path), config.workers, config.rollout.quarantine
+            lambda: worker.remote(shared, run.path),
+            config.workers,
+            config.rollout.quarantine,
+            lambda shards: note_death(run, shards),
         )
         self._pool.wait_ready()
         self._wait(preparing)
@@ -83,6 +91,7 @@ class RayExecutor:
     def restore(self) -> tuple[int, dict[str, Any] | None]:
         """See :class:`~student_trainer.executor.Executor`."""
         steps, extra, versions = self._wait(self._learner.restore.remote())
+        self._workers.remember(read_toll(self._run, steps))
         for version in versions:
             self._versions[version] = self._learner.weights.remote(version)
         return steps, extra
@@ -102,16 +111,18 @@ class RayExecutor:
         for attempt in range(_LOST_ATTEMPTS):
             try:
                 self._workers.wait_for(shards)
-            except RayError:
+            except RayError as error:
                 # Weights are lost with the learner, and a shard may be the first to miss them.
                 self._wait(self._learner.ping.remote())
-                raise
+                raise _ray_fault(error) from error
             try:
                 report = self._wait(self._learner.step.remote(*[h.shard for h in shards]))
             except (ObjectLostError, RayTaskError) as error:
                 cause = error.cause if isinstance(error, RayTaskError) else error
-                if not isinstance(cause, ObjectLostError) or attempt + 1 == _LOST_ATTEMPTS:
+                if not isinstance(cause, ObjectLostError):
                     raise
+                if attempt + 1 == _LOST_ATTEMPTS:
+                    raise _ray_fault(cause) from error
             else:
                 return _with_attempts(report, shards)
             # A node took finished shards with it; the step did not begin without them.
@@ -183,6 +194,10 @@ class RayExecutor:
                 f"the learner's process died ({cluster.first_line(error)}); look at the machine's "
                 "memory, then continue with --resume"
             ) from error
+
+
+def _ray_fault(error: RayError) -> UserError:
+    return UserError(f"Ray failed ({cluster.first_line(error)}); continue with --resume")
 
 
 def _with_attempts(report: StepReport, handles: Sequence[ShardHandle]) -> StepReport:

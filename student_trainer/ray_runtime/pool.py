@@ -9,7 +9,8 @@ who runs it, nor on what is run beside it.
 
 A worker that dies leaves its shards to others. Which of them killed it nobody can say, so each is
 from then on run by a worker that has nothing else. One that such a worker dies of is quarantined:
-it is left out, and named.
+it is left out, and named. What earlier processes of the run saw of it counts: a shard that a worker
+died with is alone from the start when the run goes on.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from seq2seq.errors import UserError
+from student_trainer.ledger import Toll
 from student_trainer.ray_runtime.cluster import Ref, first_line
 from student_trainer.types import ScoredShard, ShardTask, WorkerReady
 
@@ -79,28 +81,43 @@ class _Worker:
 class WorkerPool:
     """A fixed number of workers behind one queue, in order of batches."""
 
-    def __init__(self, start: Callable[[], Any], count: int, quarantine: int = 0) -> None:
+    def __init__(
+        self,
+        start: Callable[[], Any],
+        count: int,
+        quarantine: int = 0,
+        on_death: Callable[[Sequence[ShardTask]], None] = lambda shards: None,
+    ) -> None:
         """Start the workers.
 
         Args:
             start: a new actor with ``prepare`` and ``run``.
             quarantine: how many shards may be left out before it is an error.
+            on_death: told the shards that a dead worker held, if they may have killed it.
         """
         self._start = start
         self._numbers = itertools.count()
         self._failed_starts = 0
         self._ready: WorkerReady | None = None
-        self._quarantine = quarantine
+        self._quarantine, self._on_death = quarantine, on_death
+        self._suspects: dict[tuple[int, int], int] = {}
         self._waiting: list[tuple[int, int, int, ShardHandle]] = []
         self._tickets = itertools.count()
         self._workers = [self._new_worker() for _ in range(count)]
 
     def submit(self, task: ShardTask, weights: Ref) -> ShardHandle:
         """Queue a shard; returns at once."""
-        handle = ShardHandle(task, weights)
+        kills = self._suspects.pop((task.batch, task.shard), 0)
+        handle = ShardHandle(task, weights, kills=kills)
         self._queue(handle)
         self._dispatch()
         return handle
+
+    def remember(self, toll: Toll) -> None:
+        """Go on from what earlier processes of the run saw; each suspect gets one more trial."""
+        self._quarantine -= toll.left_out
+        worst = KILLS_ALLOWED - 1
+        self._suspects = {shard: min(kills, worst) for shard, kills in toll.deaths.items()}
 
     def wait_ready(self) -> None:
         """Return when every worker is ready for shards.
@@ -223,9 +240,12 @@ class WorkerPool:
                     f"({first_line(reason)}); give the machine more memory or lower workers"
                 ) from reason
         again = []
+        to_blame = not _lost_with_node(dead)
+        if to_blame and dead.shards:
+            self._on_death([handle.task for handle in dead.shards])
         for handle in dead.shards:
             handle.receipt = handle.shard = None
-            handle.kills += not _lost_with_node(dead)
+            handle.kills += to_blame
             if handle.kills >= KILLS_ALLOWED:
                 self._set_aside(handle, reason)
             else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import tempfile
@@ -13,6 +12,7 @@ from types import TracebackType
 
 from teacher_service.codec import ScoreResult
 from teacher_service.errors import TeacherStoreError
+from teacher_service.file_lock import taken
 from teacher_service.score_store.files import INDEX, RECORDS, entry_of, number_of
 from teacher_service.score_store.form import DESCRIPTION, ScoreForm
 
@@ -52,12 +52,13 @@ class ScoreWriter:
             _check_same(directory, ScoreForm.read(directory), form)
             self._lock = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+                if not taken(self._lock):
+                    raise TeacherStoreError(
+                        f"another process writes to score store {directory}; let it finish"
+                    )
+            except BaseException:
                 os.close(self._lock)
-                raise TeacherStoreError(
-                    f"another process writes to score store {directory}; let it finish"
-                ) from error
+                raise
 
     def append(self, keys: Sequence[bytes], result: ScoreResult) -> None:
         """Write the records of a result, and once they are on disk their index entries.

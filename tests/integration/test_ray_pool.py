@@ -15,6 +15,7 @@ import ray
 
 from seq2seq.data import Fit
 from seq2seq.errors import UserError
+from student_trainer.ledger import Toll
 from student_trainer.ray_runtime import pool as pool_module
 from student_trainer.ray_runtime.pool import DEPTH, ShardHandle, WorkerPool, value_of
 from student_trainer.types import ShardTask, WorkerReady
@@ -38,6 +39,7 @@ def pool_of() -> Iterator[Callable[..., WorkerPool]]:
         begin: Callable[[int], None] = lambda number: None,
         quarantine: int = 0,
         side_by_side: int = 1,
+        on_death: Callable[[Any], None] = lambda shards: None,
     ) -> WorkerPool:
         # A class of this function travels to the workers by value; this module is not theirs.
         class Scripted:
@@ -54,7 +56,7 @@ def pool_of() -> Iterator[Callable[..., WorkerPool]]:
 
         numbers = iter(range(100))
         actor = ray.remote(Scripted).options(num_cpus=0, max_concurrency=side_by_side)
-        pool = WorkerPool(lambda: actor.remote(next(numbers)), count, quarantine)
+        pool = WorkerPool(lambda: actor.remote(next(numbers)), count, quarantine, on_death)
         pools.append(pool)
         return pool
 
@@ -176,6 +178,21 @@ def test_one_shard_too_many_is_an_error_that_names_it(pool_of):
     assert results(others) == [0, 1, 2, 4, 5, 6, 7]
     with pytest.raises(UserError, match=r"batch 3 shard 0: 2 workers died .*rollout.quarantine"):
         pool.wait_for(handles)
+
+
+def test_what_earlier_processes_saw_counts(pool_of):
+    """One more death is enough, and what they left out is left out of this one's allowance."""
+    noted: list[list[ShardTask]] = []
+    pool = pool_of(2, killing(), quarantine=2, on_death=noted.append)
+    pool.remember(Toll({(3, 0): 4, (5, 0): 1}, left_out=1))
+    handles = submit(pool, *(task(b) for b in range(8)))
+    assert [h.kills for h in handles] == [0, 0, 0, 1, 0, 1, 0, 0]
+    pool.wait_for(handles)
+    assert handles[3].attempts == 1 and noted == [[task(3)]]
+    assert [b for b in results(handles) if isinstance(b, int)] == [0, 1, 2, 4, 5, 6, 7]
+    (again,) = submit(pool, task(3, 1))
+    with pytest.raises(UserError, match="no more shards may be left out"):
+        pool.wait_for([again])
 
 
 def test_no_shard_is_blamed_for_a_lost_machine(pool_of, monkeypatch):

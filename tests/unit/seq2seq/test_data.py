@@ -1,19 +1,19 @@
-"""Reading splits, tokenised rows, sampled segmentations and the batch plan."""
+"""Reading splits, tokenised rows in memory and on disk, sampled segmentations."""
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Sequence
+import os
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from seq2seq import data
 from seq2seq.corpus import Example, read_split
-from seq2seq.data import BatchPlan, Fit, Segmentation, TokenizedSplit
+from seq2seq.data import Fit, Segmentation, TokenizedSplit, tokenise
 from seq2seq.errors import UserError
 from seq2seq.vocabulary import EOS_ID, UNK_ID, SentencePieceVocabulary
 from tests.builders import tiny_text, tiny_vocabulary
@@ -94,7 +94,7 @@ def examples(count: int = 12) -> list[Example]:
 def tokenised(
     rows: list[Example], source: int = 99, target: int = 99, **more: object
 ) -> TokenizedSplit:
-    return TokenizedSplit(
+    return tokenise(
         rows,
         tiny_vocabulary(),
         max_source_length=source,
@@ -200,7 +200,7 @@ def test_a_best_segmentation_over_the_limit_gives_way_to_the_encoded_one() -> No
         def segmentations(self, text: str, count: int) -> list[tuple[list[int], float]]:
             return [([9, 4, 4], -1.0), ([9, 4, 4, 4], -2.0)]
 
-    split = TokenizedSplit(
+    split = tokenise(
         [Example("a", ("b",))],
         Tied(tiny_vocabulary().model_bytes),
         max_source_length=3,
@@ -210,106 +210,87 @@ def test_a_best_segmentation_over_the_limit_gives_way_to_the_encoded_one() -> No
     assert [split.source(0, u).tolist() for u in (0.0, 0.9)] == [[9, 8, EOS_ID]] * 2
 
 
-# -------------------------------------------------------------------------------------- batch plan
-
-plans = st.tuples(
-    st.lists(st.integers(1, 40), min_size=1, max_size=60),
-    st.one_of(st.none(), st.integers(1, 9)),
-    st.one_of(st.none(), st.integers(1, 120)),
-    st.integers(0, 5),
-).filter(lambda p: p[1] is not None or p[2] is not None)
+# ----------------------------------------------------------------------------------------- on disk
 
 
-def epoch_batches(plan: BatchPlan, epoch: int) -> list[np.ndarray]:
-    first = 0
-    while plan.epoch_of(first) < epoch:
-        first += 1
-    found = []
-    while plan.epoch_of(first) == epoch:
-        found.append(plan.rows(first))
-        first += 1
-    return found
+def same(one: TokenizedSplit, other: TokenizedSplit) -> bool:
+    """Whether two splits give the same answers to everything."""
+    if (len(one), one.fit, one.has_targets) != (len(other), other.fit, other.has_targets):
+        return False
+    draws = [(r, u) for r in range(len(one)) for u in (0.0, 0.4, 0.9)]
+    return (
+        all(one.source(r, u).tolist() == other.source(r, u).tolist() for r, u in draws)
+        and all(one.target(r).tolist() == other.target(r).tolist() for r in range(len(one)))
+        and one.source_lengths.tolist() == other.source_lengths.tolist()
+        and one.target_lengths.tolist() == other.target_lengths.tolist()
+        and one.unknown_rate() == other.unknown_rate()
+        and one.lengths_digest() == other.lengths_digest()
+    )
 
 
-def test_a_plan_needs_a_bound() -> None:
-    with pytest.raises(ValueError, match="sentences or tokens"):
-        BatchPlan(np.array([3]), seed=0)
-
-
-@settings(max_examples=40, deadline=None)
-@given(plans)
-def test_every_epoch_visits_every_row_once_within_the_bounds(
-    setting: tuple[list[int], int | None, int | None, int],
+@pytest.mark.parametrize("part", [1, 5, 12, 100])
+@pytest.mark.parametrize("segmentation", [None, Segmentation(3, 0.5)])
+def test_a_split_on_disk_is_the_one_in_memory_whatever_the_size_of_a_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: int, segmentation: Segmentation | None
 ) -> None:
-    lengths, sentences, tokens, seed = setting
-    plan = BatchPlan(np.array(lengths), seed=seed, sentences=sentences, tokens=tokens)
-    for epoch in (0, 1, 2):
-        batches = epoch_batches(plan, epoch)
-        visited = sorted(int(row) for rows in batches for row in rows)
-        assert visited == list(range(len(lengths)))
-        for rows in batches:
-            longest = max(lengths[r] for r in rows)
-            assert sentences is None or len(rows) <= sentences
-            assert tokens is None or len(rows) * longest <= tokens or len(rows) == 1
+    rows = [*examples(), Example("ab 漢")]
+    limit = int(tokenised(rows).source_lengths.max()) - 1
+    whole = tokenised(rows, source=limit, segmentation=segmentation)
+    monkeypatch.setattr(data, "PART", part)
+    written = tokenised(rows, source=limit, segmentation=segmentation, directory=tmp_path)
+    assert whole.fit.left_out > 0 and not whole.has_targets and whole.unknown_rate() > 0
+    assert same(written, whole)
+    assert same(TokenizedSplit.read(tmp_path), whole)
 
 
-@settings(max_examples=20, deadline=None)
-@given(plans, st.lists(st.integers(0, 40), min_size=1, max_size=8))
-def test_random_access_equals_sequential_access(
-    setting: tuple[list[int], int | None, int | None, int], asked: list[int]
+def test_examples_are_taken_a_part_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lengths, sentences, tokens, seed = setting
+    """No more than two parts of them live at once, the one that comes and the one that goes."""
+    monkeypatch.setattr(data, "PART", 4)
+    alive: weakref.WeakSet[Example] = weakref.WeakSet()
+    most = []
 
-    def make() -> BatchPlan:
-        return BatchPlan(np.array(lengths), seed=seed, sentences=sentences, tokens=tokens)
+    def coming() -> Iterator[Example]:
+        for number in range(40):
+            example = Example(f"ab {number}", ("cd",))
+            alive.add(example)
+            most.append(len(alive))
+            yield example
 
-    sequential = make()
-    rows = [sequential.rows(i).tolist() for i in range(41)]
-    jumping = make()
-    assert [jumping.rows(i).tolist() for i in asked] == [rows[i] for i in asked]
-    assert [jumping.epoch_of(i) for i in asked] == [sequential.epoch_of(i) for i in asked]
-
-
-LENGTHS = np.random.default_rng(0).integers(1, 30, 200)
-
-
-def test_rows_of_a_batch_are_of_similar_length_shortest_first() -> None:
-    batches = epoch_batches(BatchPlan(LENGTHS, seed=1, sentences=16), 0)
-    spans = sorted((int(LENGTHS[b].min()), int(LENGTHS[b].max())) for b in batches)
-    assert all(left[1] <= right[0] for left, right in itertools.pairwise(spans))
-    assert all((np.diff(LENGTHS[rows]) >= 0).all() for rows in batches)
-    assert len(batches) == -(-200 // 16)
-
-
-def test_padding_is_bounded() -> None:
-    """Lengths of real text: most short, a few very long."""
-    lengths = np.random.default_rng(1).lognormal(2.5, 0.6, 5000).astype(int).clip(1, 120)
-    plan = BatchPlan(lengths, seed=3, tokens=1024)
-    batches = [lengths[rows] for rows in epoch_batches(plan, 0)]
-    padded = sum(len(batch) * batch.max() for batch in batches)
-    assert padded / lengths.sum() < 1.04
-    # A batch spans more than a few lengths only where long ones are rare.
-    assert np.median([batch.max() - batch.min() for batch in batches]) <= 1
+    split = tokenise(
+        coming(),
+        tiny_vocabulary(),
+        max_source_length=99,
+        max_target_length=99,
+        directory=tmp_path,
+    )
+    assert len(split) == 40 and max(most) <= 2 * 4 + 1
 
 
-def test_batches_are_as_full_as_the_budget_allows() -> None:
-    batches = epoch_batches(BatchPlan(LENGTHS, seed=1, tokens=120), 0)
-    batches.sort(key=lambda rows: (LENGTHS[rows[-1]], LENGTHS[rows[0]], -len(rows)))
-    for rows, following in itertools.pairwise(batches):
-        assert (len(rows) + 1) * LENGTHS[following[0]] > 120
+def test_ids_on_disk_are_as_narrow_as_the_vocabulary_allows(tmp_path: Path) -> None:
+    split = tokenised(examples(), directory=tmp_path)
+    assert split.source(0).dtype == np.uint16
+    assert (tmp_path / "source.ids").stat().st_size == 2 * int(split.source_lengths.sum())
 
 
-def test_batches_come_in_random_order_and_company_changes_with_epoch_and_seed() -> None:
-    plan = BatchPlan(LENGTHS, seed=1, sentences=16)
-    first, second = epoch_batches(plan, 0), epoch_batches(plan, 1)
-    other = epoch_batches(BatchPlan(LENGTHS, seed=2, sentences=16), 0)
-    means = [float(LENGTHS[rows].mean()) for rows in first]
-    assert means != sorted(means) and means != sorted(means, reverse=True)
-    companies = [
-        {frozenset(rows.tolist()) for rows in batches} for batches in (first, second, other)
-    ]
-    assert companies[0] != companies[1] and companies[0] != companies[2]
-    orders = [
-        [float(LENGTHS[rows].mean()) for rows in batches] for batches in (first, second, other)
-    ]
-    assert orders[0] != orders[1] and orders[0] != orders[2]
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda path: (path / "split.json").unlink(),
+        lambda path: (path / "split.json").write_text("{"),
+        lambda path: (path / "split.json").write_text('{"other": 1}'),
+        lambda path: (path / "target.ids").unlink(),
+        lambda path: (path / "target.ids").write_bytes(b""),
+        lambda path: os.truncate(path / "source.ids", 10),
+        lambda path: os.truncate(path / "source.ids", 11),
+        lambda path: os.truncate(path / "source.first", 16),
+        lambda path: (path / "target.lengths").write_bytes(b"\1\0\0\0" * 12),
+    ],
+)
+def test_a_damaged_split_is_named(tmp_path: Path, harm: Callable[[Path], object]) -> None:
+    tokenised(examples(), directory=tmp_path)
+    TokenizedSplit.read(tmp_path)
+    harm(tmp_path)
+    with pytest.raises(UserError, match=r"is damaged \(.*; remove it"):
+        TokenizedSplit.read(tmp_path)

@@ -21,7 +21,8 @@ from student_trainer.evaluation import Evaluation
 from student_trainer.learner import Learner
 from student_trainer.rollout_worker import RolloutWorker
 from student_trainer.run_directory import RunDirectory
-from student_trainer.setup import make_data, make_learner, make_model
+from student_trainer.setup import make_learner, make_model
+from student_trainer.training_data import make_data
 from student_trainer.types import ScoredShard, ShardTask, TeacherLabels
 from tests.builders import tiny_vocabulary
 

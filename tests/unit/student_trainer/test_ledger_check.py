@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from seq2seq.data import BatchPlan
 from seq2seq.errors import UserError
+from seq2seq.plan import BatchPlan
 from student_trainer.config import RunConfig
-from student_trainer.ledger import Beginning, Ledger
+from student_trainer.ledger import Beginning, Ledger, Toll, note_death, read_toll
 from student_trainer.ledger_check import Account, check, check_ledger
 from student_trainer.run_directory import RunDirectory
-from student_trainer.types import LearntShard, StepReport, rows_digest
+from student_trainer.run_lock import held
+from student_trainer.types import LearntShard, ShardTask, StepReport, rows_digest
 
 POOL, LAG, SHARDS, TEACHER = 3, 2, 2, "sha256:t"
 PLAN = BatchPlan(np.arange(1, 41) % 7 + 1, seed=3, sentences=6)
@@ -196,6 +197,44 @@ def test_what_is_wrong_is_named(written, checked, harm, first):
     account = checked(records, 9)
     assert not account.holds and account.faults[0].startswith(first)
     assert account.verdict().startswith("the ledger is broken: ")
+
+
+def test_deaths_of_workers_are_no_batches(written, checked, tmp_path):
+    records = written((0, 5), (3, 9))
+    note_death(RunDirectory(tmp_path), [ShardTask(5, 0, 4, 0.5), ShardTask(5, 1, 4, 0.5)])
+    death = list(RunDirectory(tmp_path).ledger.read())[-1]
+    for place in (10, 6, 1):
+        records.insert(place, death)
+    account = checked(records, 9)
+    assert account.holds and (account.batches, account.rolled_back) == (9, 2)
+
+
+def test_the_toll_of_earlier_processes(written, tmp_path):
+    run = RunDirectory(tmp_path)
+    assert read_toll(run, 0) == Toll({}, 0)
+    tasks = [ShardTask(batch, j, 0, 0.5) for batch, j in ((3, 0), (4, 0), (4, 1))]
+    note_death(run, tasks)
+    assert read_toll(run, 0) == Toll({(3, 0): 1, (4, 0): 1, (4, 1): 1}, 0)
+    note_death(run, tasks[2:])
+    # Batch 3 is learnt after all; of batch 4 one shard is given up.
+    ledger = Ledger(run, Beginning(1, 0, PLAN.digest, POOL, LAG, SHARDS, TEACHER))
+    sound, lost = shards(3), (shards(4)[0], LearntShard(0, "", quarantined=True))
+    ledger.on_step(report(3, sound), 1.0)
+    ledger.on_step(report(4, lost), 1.0)
+    assert read_toll(run, 5) == Toll({(4, 1): 2}, left_out=1)
+    # Rolled back it is not left out yet, and is known.
+    assert read_toll(run, 4) == Toll({(4, 1): 2}, left_out=0)
+    Ledger(run, Beginning(2, 4, PLAN.digest, POOL, LAG, SHARDS, TEACHER)).on_step(
+        report(4, shards(4)), 1.0
+    )
+    assert read_toll(run, 5) == Toll({}, left_out=0)
+
+
+def test_a_driver_that_was_cut_off_notes_no_death(tmp_path):
+    with held(tmp_path) as fence:
+        run = RunDirectory(tmp_path, fence)
+    with held(tmp_path), pytest.raises(UserError, match="was taken over"):
+        note_death(run, [ShardTask(0, 0, 0, 0.5)])
 
 
 def test_a_torn_line_is_dropped_and_a_damaged_one_is_named(tmp_path, written):

@@ -16,7 +16,7 @@ from student_trainer.assembly import TrainingBatch, assemble
 from student_trainer.config import RunConfig, make_config
 from student_trainer.methods import METHODS, Divergence, Method
 from student_trainer.rollout_worker import RolloutWorker
-from student_trainer.setup import make_data
+from student_trainer.training_data import make_data
 from student_trainer.types import ScoredShard, ShardTask
 from student_trainer.writers import likeliest
 from teacher_service.codec import (

@@ -82,7 +82,7 @@ def fake_ray(monkeypatch: pytest.MonkeyPatch):
     return make
 
 
-def test_a_local_ray_is_small_and_quiet_and_tried_again(fake_ray, monkeypatch):
+def test_a_local_ray_is_small_and_quiet_and_tried_again(fake_ray, monkeypatch, caplog):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     fake = fake_ray(failures=2)
     assert cluster.connect().started_here
@@ -90,6 +90,8 @@ def test_a_local_ray_is_small_and_quiet_and_tried_again(fake_ray, monkeypatch):
     assert len(fake.calls) == 3 and last["address"] == "local"
     assert last["object_store_memory"] == 256 << 20
     assert not last["include_dashboard"] and not last["log_to_driver"]
+    told = [r.getMessage() for r in caplog.records]
+    assert told == ["Ray did not start in time (The node timed out.); trying again"] * 2
 
 
 def test_a_ray_that_does_not_start_is_one_line(fake_ray, monkeypatch):

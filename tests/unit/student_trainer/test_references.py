@@ -35,12 +35,12 @@ def test_methods_that_keep_a_row_need_its_reference(
     plain = plain_config | {"method": method, "mixing": mixing}
     config = make_config(plain | {"teacher": {"address": "127.0.0.1:1"}})
     assert needs_references(config) is needs
-    require_references(config, MIXED[:1])
+    assert list(require_references(config, MIXED[:1])) == MIXED[:1]
     if not needs:
-        require_references(config, MIXED)
+        assert list(require_references(config, MIXED)) == MIXED
         return
     with pytest.raises(UserError, match=rf"2 of the 3 .*method {method} needs; .*data distil"):
-        require_references(config, MIXED)
+        list(require_references(config, MIXED))
 
 
 def test_sources_alone_make_no_vocabulary() -> None:

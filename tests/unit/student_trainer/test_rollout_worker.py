@@ -16,7 +16,8 @@ from seq2seq.model import Seq2SeqModel
 from seq2seq.vocabulary import EOS_ID
 from student_trainer.config import RunConfig
 from student_trainer.rollout_worker import RolloutWorker
-from student_trainer.setup import TrainingData, make_data, make_model
+from student_trainer.setup import make_model
+from student_trainer.training_data import TrainingData, make_data
 from student_trainer.types import Ragged, ScoredShard, ShardTask
 from student_trainer.writers import make_writer
 from teacher_service.codec import Argmax, ArgmaxSpec, PayloadRequest, ScoreResult, TopK, TopKSpec

@@ -21,7 +21,6 @@ from seq2seq.vocabulary import SentencePieceVocabulary
 from student_trainer.config import InitialiseConfig, RunConfig
 from student_trainer.setup import (
     copy_layers,
-    make_data,
     make_model,
     make_teacher,
     make_vocabulary,
@@ -29,6 +28,7 @@ from student_trainer.setup import (
     prepare_vocabulary,
     student_bytes,
 )
+from student_trainer.training_data import make_data
 from teacher_service.server import ServerThread
 from tests.builders import tiny_model, tiny_vocabulary
 from tests.unit.teacher_service.support import tiny_config
