@@ -16,8 +16,18 @@ from teacher_service.config import ServerConfig
 from teacher_service.secret_files import read_secret, tls_fault
 
 
+def check(config: ServerConfig) -> None:
+    """Whatever :func:`bind` would fail with, said before anything of gRPC's is made.
+
+    Raises:
+        UserError, TeacherSecretError: see there.
+    """
+    _credentials(config)
+    _probe(config)
+
+
 def bind(server: grpc.aio.Server, config: ServerConfig) -> str:
-    """Bind the configured address, with TLS where configured.
+    """Bind the configured address, with TLS where configured; :func:`check` comes first.
 
     Returns:
         The address a client on this machine may dial, with the port that was taken.
@@ -26,7 +36,6 @@ def bind(server: grpc.aio.Server, config: ServerConfig) -> str:
         UserError: the address is taken or not ours; certificate and key do not fit.
         TeacherSecretError: a certificate or key cannot be read.
     """
-    _probe(config)
     credentials = _credentials(config)
     try:
         if credentials is None:

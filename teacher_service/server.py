@@ -29,7 +29,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from protos.teacher.v1 import teacher_pb2, teacher_pb2_grpc
 from seq2seq.errors import UserError
 from teacher_service import aio_runtime
-from teacher_service.binding import bind, forget_address, write_address
+from teacher_service.binding import bind, check, forget_address, write_address
 from teacher_service.config import ServerConfig
 from teacher_service.engine import Engine, Lane
 from teacher_service.interceptors import Gate, StatusInterceptor, TokenInterceptor
@@ -92,6 +92,7 @@ class TeacherServer:
             UserError: port taken, broken model.
             TeacherSecretError: unreadable token, certificate or key.
         """
+        check(self._config)
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         server = self._build()
         address = bind(server, self._config)

@@ -28,6 +28,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 from seq2seq.errors import UserError
 from teacher_service import codec, errors
 from teacher_service.client import TeacherClient
+from teacher_service.loading import load_and_warm
 from teacher_service.local_model import load_local_model
 from teacher_service.server import SERVICE, ServerThread
 from tests.unit.teacher_service.support import save_tiny_teacher, tiny_config
@@ -162,8 +163,8 @@ def test_a_model_that_does_not_run_there_is_one_clear_line(model_dir):
         model.warm_up = warm_up  # type: ignore[method-assign]
         return model
 
-    with pytest.raises(UserError) as caught, ServerThread(tiny_config(model_dir), load) as server:
-        server._ended.exception(10)
+    with pytest.raises(UserError) as caught:
+        load_and_warm(tiny_config(model_dir), load)
     assert str(caught.value) == (
         f"{model_dir}: does not run on cpu in fp32 with batches of 256 ids (CUDA out of memory. "
         "Tried to allocate 7 GiB); lower --batch-tokens, or choose another --device or --dtype"
