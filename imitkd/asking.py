@@ -42,13 +42,17 @@ def connect(
     client_certificate: Path | None = None,
     client_key: Path | None = None,
     *,
-    patience_s: float = PATIENCE_S,
+    patience_s: float | None = None,
 ) -> Iterator[TeacherClient]:
-    """A client for interactive use; it gives up after ``patience_s``.
+    """A client for interactive use.
+
+    Args:
+        patience_s: when it gives up; :data:`PATIENCE_S` by default.
 
     Raises:
         TeacherSecretError: a token, certificate or key cannot be read.
     """
+    patience_s = PATIENCE_S if patience_s is None else patience_s
     shown = Credentials.read(token_file, roots, client_certificate, client_key)
     client = TeacherClient(
         address,
@@ -89,6 +93,11 @@ def score_text(
     client: TeacherClient, source: str, target: str, top_k: int, temperature: float
 ) -> list[ScoredPosition]:
     """Score one finished target, the end symbol included."""
+    for what, text in (("source", source), ("target", target)):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"the {what} is not UTF-8 ({error.reason}); convert it") from error
     vocabulary = served_vocabulary(client)
     ids = vocabulary.encode_target(target)
     result = client.score(

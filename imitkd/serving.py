@@ -69,4 +69,5 @@ def _started(process: subprocess.Popen[str], log_file: Path) -> str:
         if event["event"] == "serving":
             return address
     said = log_file.read_text(errors="replace").strip().splitlines() or ["no reason given"]
-    raise UserError(f"the teacher did not start: {said[-1]} ({log_file} has all it said)")
+    reason = said[-1].removeprefix("imitkd: ")
+    raise UserError(f"the teacher did not start: {reason} ({log_file} has all it said)")

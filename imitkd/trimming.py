@@ -21,7 +21,12 @@ from sentencepiece import sentencepiece_model_pb2
 
 from imitkd.corpora.reading import read_lines
 from imitkd.distilling.recipe import RECIPE_FILE
-from seq2seq.checkpoint import ModelDirectory, load_model_directory, save_model_directory
+from seq2seq.checkpoint import (
+    ModelDirectory,
+    check_is_new,
+    load_model_directory,
+    save_model_directory,
+)
 from seq2seq.corpus import read_split
 from seq2seq.errors import UserError
 from seq2seq.model import Seq2SeqModel, build_model
@@ -122,8 +127,10 @@ def trim_directory(
     """Trim a model directory into another; gives the whole model and what is left of it.
 
     Raises:
-        UserError: see :func:`trim`; or a directory cannot be read or written.
+        UserError: see :func:`trim`; or a directory cannot be read or written, or ``output`` is
+            there already.
     """
+    check_is_new(output)
     whole = load_model_directory(path)
     trimmed = trim(whole, texts, least)
     name = name or Path(output).resolve().name

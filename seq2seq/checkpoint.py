@@ -90,6 +90,17 @@ def _put_in_place(fresh: Path, path: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def check_is_new(output: Path) -> None:
+    """For commands that make a model of another: they must not replace what they are made of.
+
+    Raises:
+        UserError: something is there that is no empty directory.
+    """
+    output = Path(output)
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise UserError(f"{output} is there already; choose another --output, or remove it first")
+
+
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Write a fresh file beside ``path``, then put it in place whole.
@@ -194,8 +205,10 @@ def check_device(device: torch.device | str) -> None:
     """Use the device once.
 
     Raises:
-        UserError: it is unknown or not there.
+        UserError: it is neither ``cpu`` nor ``cuda``, or not there.
     """
+    if str(device).partition(":")[0] not in ("cpu", "cuda"):
+        raise UserError(f"device {str(device)!r} is not usable (neither cpu nor cuda[:I]); use cpu")
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -247,6 +260,8 @@ def read_config(path: Path) -> dict[str, Any]:
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text())
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}; check its permissions") from error
     except ValueError as error:
         raise UserError(f"{file} is not valid JSON ({error}); copy the directory again") from error
     return config if isinstance(config, dict) else {}

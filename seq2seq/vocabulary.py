@@ -216,8 +216,11 @@ class SentencePieceVocabulary(Vocabulary):
 
     kind = "sentencepiece"
 
-    def __init__(self, model_bytes: bytes) -> None:
+    def __init__(self, model_bytes: bytes, where: str = "the tokenizer") -> None:
         """Build from a serialised SentencePiece model.
+
+        Args:
+            where: it came from, for messages.
 
         Raises:
             UserError: the bytes are no such model, or it has no end or no unknown symbol.
@@ -229,7 +232,7 @@ class SentencePieceVocabulary(Vocabulary):
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=model_bytes)
         except (RuntimeError, OSError) as error:
             raise UserError(
-                f"not a SentencePiece model ({error}); retrain or copy it again"
+                f"{where}: not a SentencePiece model ({error}); retrain or copy it again"
             ) from error
         p = self._processor
         special = SpecialIds(p.pad_id(), p.eos_id(), p.unk_id(), p.bos_id())
@@ -281,7 +284,7 @@ class SentencePieceVocabulary(Vocabulary):
             raise UserError(
                 f"no tokenizer at {path}; a model directory has tokenizer/{_MODEL_FILE}"
             )
-        return cls(path.read_bytes())
+        return cls(path.read_bytes(), str(path))
 
     @classmethod
     def train(cls, lines: Iterable[str], size: int) -> SentencePieceVocabulary:

@@ -18,6 +18,9 @@ from teacher_service.errors import TeacherRefused
 
 Lookup = Callable[[str], Awaitable[Sequence[str]]]
 
+# Forms that gRPC knows by a word before a colon.
+_SCHEMES = ("dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds")
+
 
 @dataclass(frozen=True)
 class Endpoint:
@@ -50,14 +53,19 @@ def written_addresses(address: str | Sequence[str]) -> tuple[str, ...]:
     """One address, several with commas between, or a sequence of these, each once.
 
     Raises:
-        TeacherRefused: none, or a ``file:`` address with a relative path.
+        TeacherRefused: none, what is no address, or a ``file:`` address with a relative path.
     """
     texts = [address] if isinstance(address, str) else address
     found = tuple(dict.fromkeys(p.strip() for t in texts for p in t.split(",") if p.strip()))
     if not found:
         raise TeacherRefused("no teacher address is given; give HOST:PORT or unix:PATH")
     for one in found:
-        if one.startswith("file:") and not Path(one.removeprefix("file:")).is_absolute():
+        if not one.startswith("file:"):
+            try:
+                _check(one)
+            except ValueError as error:
+                raise TeacherRefused(str(error)) from error
+        elif not Path(one.removeprefix("file:")).is_absolute():
             raise TeacherRefused(f"{one}: a file of addresses needs an absolute path")
     return found
 
@@ -98,7 +106,7 @@ class AddressBook:
         for address in self.written:
             try:
                 self._last[address] = await self._read(address)
-            except (OSError, UnicodeError) as error:
+            except (OSError, ValueError) as error:
                 reason = getattr(error, "strerror", None) or str(error)
                 troubles.append(f"cannot look up {address}: {reason}")
         self.trouble = "; ".join(troubles)
@@ -108,7 +116,10 @@ class AddressBook:
         if address.startswith("file:"):
             text = await asyncio.to_thread(Path(address.removeprefix("file:")).read_text)
             lines = (line.partition("#")[0].strip() for line in text.splitlines())
-            return [e for line in lines if line for e in await self._resolve(line)]
+            named = [line for line in lines if line]
+            for line in named:
+                _check(line)
+            return [e for line in named for e in await self._resolve(line)]
         return await self._resolve(address)
 
     async def _resolve(self, address: str) -> list[Endpoint]:
@@ -123,6 +134,23 @@ class AddressBook:
         if len(several) < 2:
             return [Endpoint(f"{host}:{port}")]
         return [Endpoint(f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}", host) for ip in several]
+
+
+def _check(address: str) -> None:
+    """gRPC takes any text for a name, and of a port too large what is left of it.
+
+    Raises:
+        ValueError: it is none of the forms.
+    """
+    scheme, _, rest = address.partition(":")
+    if scheme in _SCHEMES and rest:
+        return
+    host, _, port = address.rpartition(":")
+    number = int(port) if port.isascii() and port.isdecimal() else 0
+    if not host or set(host) & set("/ ") or not 0 < number < 1 << 16:
+        raise ValueError(
+            f"{address!r} is no address; give HOST:PORT (port 1 .. 65535), unix:PATH or file:/PATH"
+        )
 
 
 def _host_and_port(address: str) -> tuple[str, str] | None:

@@ -11,7 +11,7 @@ import asyncio
 import random as random_module
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TypeVar
 
@@ -209,7 +209,13 @@ class AsyncTeacherClient:
         Raises:
             TeacherError: see :meth:`score`.
         """
-        size = max(1, min(request_size, (await self._limits()).max_request_sequences))
+        info = await self._limits()
+        size = max(1, min(request_size, info.max_request_sequences))
+        given = [()] * len(sources) if prefixes is None else prefixes
+        if len(given) != len(sources):
+            raise TeacherRefused(
+                f"{len(sources)} sources but {len(given)} prefixes; give one for each"
+            )
 
         async def part(rows: slice) -> list[list[codec.GeneratedHypothesis]]:
             request = requests.generate_request(
@@ -217,7 +223,7 @@ class AsyncTeacherClient:
                 mode,
                 limit,
                 sources[rows],
-                [()] * (rows.stop - rows.start) if prefixes is None else prefixes[rows],
+                given[rows],
                 range(rows.start, rows.stop) if keys is None else keys[rows],
             )
             tokens = sum(len(source) for source in sources[rows])
@@ -228,7 +234,7 @@ class AsyncTeacherClient:
                 attempt_timeout_s=self._generate_attempt_timeout_s,
             )
 
-        runs = [slice(f, min(f + size, len(sources))) for f in range(0, len(sources), size)]
+        runs = requests.split(sources, given, 0, 0, replace(info, max_request_sequences=size))
         return [found for some in await self._parts(part, runs) for found in some]
 
     async def artifact(self, kind: str = "tokenizer") -> dict[str, bytes]:

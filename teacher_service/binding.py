@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import ssl
 import tempfile
 from pathlib import Path
 
@@ -14,11 +13,21 @@ import grpc
 from seq2seq.errors import UserError
 from teacher_service.bind_address import joined
 from teacher_service.config import ServerConfig
-from teacher_service.secret_files import read_secret
+from teacher_service.secret_files import read_secret, tls_fault
+
+
+def check(config: ServerConfig) -> None:
+    """Whatever :func:`bind` would fail with, said before anything of gRPC's is made.
+
+    Raises:
+        UserError, TeacherSecretError: see there.
+    """
+    _credentials(config)
+    _probe(config)
 
 
 def bind(server: grpc.aio.Server, config: ServerConfig) -> str:
-    """Bind the configured address, with TLS where configured.
+    """Bind the configured address, with TLS where configured; :func:`check` comes first.
 
     Returns:
         The address a client on this machine may dial, with the port that was taken.
@@ -27,7 +36,6 @@ def bind(server: grpc.aio.Server, config: ServerConfig) -> str:
         UserError: the address is taken or not ours; certificate and key do not fit.
         TeacherSecretError: a certificate or key cannot be read.
     """
-    _probe(config)
     credentials = _credentials(config)
     try:
         if credentials is None:
@@ -87,13 +95,19 @@ def _probe(config: ServerConfig) -> None:
 
 
 def _probe_unix(address: str) -> None:
-    """gRPC takes a socket file over from whoever listens on it: ask first."""
-    path = address.removeprefix("unix:").removeprefix("//")
+    """gRPC takes a socket file over from whoever listens on it, and says little otherwise: ask."""
+    path = Path(address.removeprefix("unix:").removeprefix("//"))
+    if not path.parent.is_dir():
+        raise _cannot_listen(address, f"{path.parent} is no directory")
+    if path.exists() and not path.is_socket():
+        raise _cannot_listen(address, "there is a file that is no socket")
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.settimeout(1.0)
-            probe.connect(path)
-        except OSError:
+            probe.connect(str(path))
+        except OSError as error:
+            if error.errno is None:  # longer than such an address can be
+                raise _cannot_listen(address, str(error)) from error
             return
     raise _cannot_listen(address, "Address already in use")
 
@@ -112,26 +126,10 @@ def _credentials(config: ServerConfig) -> grpc.ServerCredentials | None:
     key = read_secret(config.tls_key, "the TLS key")
     ca = config.tls_client_ca
     authority = None if ca is None else read_secret(ca, "the TLS client CA")
-    _check_pair(config.tls_certificate, config.tls_key, ca)
+    if fault := tls_fault(config.tls_certificate, config.tls_key, ca):
+        raise UserError(fault)
     return grpc.ssl_server_credentials(
         [(key, certificate)],
         root_certificates=authority,
         require_client_auth=authority is not None,
     )
-
-
-def _check_pair(certificate: Path, key: Path, authority: Path | None) -> None:
-    """Have OpenSSL read what gRPC would only say it could not bind with."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        # Never ask at the terminal for the passphrase of an encrypted key.
-        context.load_cert_chain(certificate, key, password="")
-        if authority is not None:
-            context.load_verify_locations(authority)
-    except (ssl.SSLError, ValueError) as error:
-        files = ", ".join(str(path) for path in (certificate, key, authority) if path is not None)
-        raise UserError(
-            f"the TLS files {files} are damaged, encrypted or do not fit each other "
-            f"({getattr(error, 'reason', None) or error}); give PEM files, the key of that "
-            "certificate and without a passphrase"
-        ) from error

@@ -12,7 +12,7 @@ import grpc.aio
 from teacher_service import aio_runtime
 from teacher_service.addresses import Endpoint
 from teacher_service.errors import TeacherSecretError
-from teacher_service.secret_files import read_secret, read_token
+from teacher_service.secret_files import fits_header, read_secret, read_token, tls_fault
 
 # A reply may be as large as the server's largest; the server bounds it, not gRPC's 4 MiB default.
 _OPTIONS = (
@@ -35,7 +35,8 @@ class Credentials:
         client_certificate, client_key: PEM, for a service that asks its callers for a certificate.
 
     Raises:
-        TeacherSecretError: a part without the part that it needs.
+        TeacherSecretError: a part without the part that it needs, or a token that is not one word
+            of visible ASCII, which is all that a header can carry.
     """
 
     token: str | None = field(default=None, repr=False)
@@ -44,6 +45,8 @@ class Credentials:
     client_key: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        if not fits_header((self.token or "").encode()):
+            raise TeacherSecretError("the token holds more than one word of ASCII")
         if (self.client_certificate is None) != (self.client_key is None):
             raise TeacherSecretError(
                 "the client's certificate and key belong together; give both or none"
@@ -68,18 +71,21 @@ class Credentials:
             where: stands before a file's name in messages, for instance ``teacher.``.
 
         Raises:
-            TeacherSecretError: a file cannot be read, or another is missing.
+            TeacherSecretError: a file cannot be read or used, or another is missing.
         """
 
         def content(name: str, path: Path | None) -> bytes | None:
             return None if path is None else read_secret(path, f"{where}{name}")
 
-        return cls(
+        read = cls(
             None if token_file is None else read_token(token_file, f"{where}token_file"),
             content("root_certificates", root_certificates),
             content("client_certificate", client_certificate),
             content("client_key", client_key),
         )
+        if fault := tls_fault(client_certificate, client_key, root_certificates):
+            raise TeacherSecretError(fault)
+        return read
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:

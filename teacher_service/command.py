@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,9 +48,9 @@ def serve(
         ),
     ] = 4096,
     max_delay_ms: Annotated[
-        float,
-        _Opt(help="How long an under-full batch waits for company: 0 on CPU, about 2 on GPU."),
-    ] = 0.0,
+        float | None,
+        _Opt(help="How long an under-full batch waits for company; default: 0 on CPU, 2 on GPU."),
+    ] = None,
     generate_batch_tokens: Annotated[
         int,
         _Opt(
@@ -113,31 +112,35 @@ def serve(
     """
     settings = dict(locals())
     settings["model_dir"], *settings["members"] = settings.pop("model_dirs")
-    raise SystemExit(run(settings))
+    run(settings)
 
 
-def run(settings: dict[str, Any]) -> int:
-    """Serve with these ``ServerConfig`` fields; exit status 0, or 1 after one line on stderr."""
+def run(settings: dict[str, Any]) -> None:
+    """Serve with these ``ServerConfig`` fields until SIGTERM or SIGINT.
+
+    Raises:
+        UserError: a setting is wrong, the port taken, the model broken.
+        TeacherSecretError: unreadable token, certificate or key.
+    """
     # gRPC's C core writes its own lines about every refused connection otherwise.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from pydantic import ValidationError
 
     from seq2seq.errors import UserError
     from teacher_service.config import ServerConfig
-    from teacher_service.errors import TeacherSecretError
     from teacher_service.server import serve as serve_config
 
     try:
-        serve_config(ServerConfig(**settings))
+        config = ServerConfig(**settings)
     except ValidationError as error:
-        faults = [
-            f"{'.'.join(map(str, fault['loc'])) or 'flags'}: "
-            f"{fault['msg'].removeprefix('Value error, ')}"
-            for fault in error.errors()
-        ]
-        print("error: " + "; ".join(faults), file=sys.stderr)
-        return 1
-    except (UserError, TeacherSecretError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        raise UserError("; ".join(_told(fault) for fault in error.errors())) from error
+    serve_config(config)
+
+
+def _told(fault: Any) -> str:
+    """One fault of a validation, with the flag and the value given where it is that flag's own."""
+    message = fault["msg"].removeprefix("Value error, ")
+    if not fault["loc"]:
+        return str(message)
+    flag = str(fault["loc"][0]).replace("_", "-")
+    return f"--{flag}: {message} (given {fault['input']!r})"

@@ -34,7 +34,8 @@ class ServerConfig(BaseModel):
     overhead_tokens: int = Field(512, ge=0)
     lookahead: int = Field(256, ge=1)
     max_skips: int = Field(4, ge=1)
-    max_delay_ms: float = Field(0.0, ge=0)
+    # How long an idle model waits for a fuller batch; None: what suits the device.
+    max_delay_ms: float | None = Field(None, ge=0)
     generate_batch_tokens: int = Field(8192, ge=2)
     queue_requests: int = Field(1024, ge=1)
     queue_tokens: int = Field(_MIB, ge=1)
@@ -79,8 +80,8 @@ class ServerConfig(BaseModel):
         _ = self.host_and_port, self.metrics_host_and_port
         if self.max_request_tokens > self.queue_tokens:
             raise ValueError(
-                f"max_request_tokens {self.max_request_tokens} is more than queue_tokens "
-                f"{self.queue_tokens}: such a request could never be admitted"
+                f"--max-request-tokens {self.max_request_tokens} is more than --queue-tokens "
+                f"{self.queue_tokens}: such a request could never be admitted; change one of them"
             )
         return self
 
@@ -118,7 +119,7 @@ class ServerConfig(BaseModel):
         Raises:
             ValueError: the address is neither ``host:port`` nor ``unix:path``.
         """
-        if self.address.startswith("unix:"):
+        if self.address.removeprefix("unix:").strip("/") and self.address.startswith("unix:"):
             return None
         pair = host_and_port(self.address)
         if pair is None:
@@ -164,6 +165,13 @@ class ServerConfig(BaseModel):
         return 0 if self.deterministic else self.score_cache_mib * _MIB
 
     @property
+    def max_delay_s(self) -> float:
+        """The setting, or its default for this device: a GPU gains more by company than a CPU."""
+        if self.max_delay_ms is None:
+            return 0.0 if self.device.startswith("cpu") else 0.002
+        return self.max_delay_ms / 1000
+
+    @property
     def score_limits(self) -> BatchLimits:
         """Of the scoring lane."""
         return BatchLimits(
@@ -171,7 +179,7 @@ class ServerConfig(BaseModel):
             overhead_tokens=self.overhead_tokens,
             lookahead=self.lookahead,
             max_skips=self.max_skips,
-            max_delay_s=self.max_delay_ms / 1000,
+            max_delay_s=self.max_delay_s,
             queue_requests=self.queue_requests,
             queue_tokens=self.queue_tokens,
             queue_bytes=self.queue_reply_bytes,

@@ -71,6 +71,9 @@ class Engine:
     Args:
         report: told of every batch whose results were delivered, and of what is dropped, on the
             thread that did it.
+        examine: raises where the model computes nothing any more; asked, on the model's thread,
+            after a batch of which all sequences failed.
+        broken: told, once, what ``examine`` raised.
 
     ``submit`` and ``close`` may be called from any thread. ``deliver`` of a request is called on
     the engine's thread, with a list of outcomes, as often as there are batches with entries of it.
@@ -81,8 +84,12 @@ class Engine:
         lanes: Sequence[Lane],
         clock: Callable[[], float] = time.monotonic,
         report: Callable[[BatchReport], None] | None = None,
+        examine: Callable[[], None] = lambda: None,
+        broken: Callable[[Exception], object] = lambda _: None,
     ) -> None:
         self._report = report or (lambda _: None)
+        self._examine, self._broken = examine, broken
+        self._is_broken = False
         self._lanes = {lane.name: lane for lane in lanes}
         self._clock = clock
         self._wake = threading.Condition()
@@ -169,9 +176,21 @@ class Engine:
                     pace = sum(entry.tokens for entry in batch.entries) / spent
                     weight = 0.2 if lane.tokens_per_s else 1.0
                     lane.tokens_per_s += weight * (pace - lane.tokens_per_s)
+            if done and all(outcome.error is not None for _, outcome in done):
+                self._look_at_the_model()
             _deliver(done)
             self._report(_report(lane.name, batch.entries, done, taken_at, spent))
         return 0.0
+
+    def _look_at_the_model(self) -> None:
+        """Tell a model that is broken from requests that are."""
+        if self._is_broken:
+            return
+        try:
+            self._examine()
+        except Exception as error:  # whatever a model raises
+            self._is_broken = True
+            self._broken(error)
 
     def _loop(self) -> None:
         while True:

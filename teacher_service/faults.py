@@ -16,8 +16,9 @@ _log = logging.getLogger("teacher_service")
 
 Metadata = tuple[tuple[str, str | bytes], ...]
 
-# Trailing metadata share one header frame with everything else: gRPC's default bound is 8 KiB.
-_LONGEST_MESSAGE = 1000
+# Trailing metadata share one header frame with everything else: gRPC's default bound is 8 KiB. What
+# is no ASCII travels as three characters a byte, and a caller's own words may be in a message.
+_LONGEST_MESSAGE_BYTES = 1000
 
 _CODES: tuple[tuple[type[refusals.Refusal], grpc.StatusCode], ...] = (
     (refusals.InvalidRequest, grpc.StatusCode.INVALID_ARGUMENT),
@@ -37,7 +38,8 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str, Metadata]:
 
     Anything that is no refusal is a defect of the server: logged under an id, INTERNAL outside.
     """
-    message = " ".join(str(error).split())[:_LONGEST_MESSAGE]
+    message = " ".join(str(error).split())
+    message = message.encode()[:_LONGEST_MESSAGE_BYTES].decode(errors="ignore")
     code = next((code for kind, code in _CODES if isinstance(error, kind)), None)
     if code is None:
         incident = f"incident-{secrets.token_hex(6)}"

@@ -87,6 +87,8 @@ class Fleet:
         self._reading: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
+        # Channels belong to the loop that they were opened on.
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def call(
         self,
@@ -187,6 +189,12 @@ class Fleet:
     async def _read_addresses(self, patience_s: float) -> None:
         """Read the addresses where it is time to; wait for it only where nobody is known."""
         self._raise_if_closed()
+        running = asyncio.get_running_loop()
+        self._loop = self._loop or running
+        if self._loop is not running:
+            raise TeacherUnavailable(
+                f"{self._book}: the client was used on another event loop; build one in each"
+            )
         if self._clock() >= self._next_reading and self._reading is None:
             self._next_reading = self._clock() + self._refresh_s
             self._reading = asyncio.create_task(self._read_once())

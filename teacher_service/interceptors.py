@@ -15,6 +15,7 @@ from protos.teacher.v1 import teacher_pb2 as pb
 from teacher_service.faults import status_of
 from teacher_service.refusals import (
     BadCredential,
+    Expired,
     InvalidRequest,
     NoCredential,
     NotServing,
@@ -75,16 +76,45 @@ class _Malformed:
         self.error = error
 
 
+class _Sender:
+    """Sends the messages of one reply, one after another.
+
+    A message that the caller does not read stays under way whatever becomes of the handler, and
+    until it has gone gRPC takes no status.
+    """
+
+    def __init__(self, context: grpc.aio.ServicerContext) -> None:
+        self._context = context
+        self._sending: asyncio.Future[None] | None = None
+
+    async def send(self, message: Any) -> None:
+        self._sending = asyncio.create_task(self._write(message))
+        await asyncio.shield(self._sending)
+
+    async def _write(self, message: Any) -> None:
+        await self._context.write(message)
+
+    async def idle(self) -> None:
+        """Return when nothing is under way."""
+        if self._sending is not None:
+            await asyncio.wait({self._sending})
+
+
 class StatusInterceptor(grpc.aio.ServerInterceptor):
     """Lets teacher calls through the gate and turns whatever they raise into a status.
 
     Args:
         report: told how each call ended, before the caller is.
+        default_deadline_s: how long a call that brings no deadline may take, the reading of its
+            reply included: what a stalled reader holds would be held for ever.
     """
 
-    def __init__(self, gate: Gate, report: Report = _nobody) -> None:
+    def __init__(
+        self, gate: Gate, report: Report = _nobody, default_deadline_s: float | None = None
+    ) -> None:
         self._gate = gate
         self._report = report
+        self._default_deadline_s = default_deadline_s
 
     async def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -107,7 +137,7 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
         self, name: str, behaviour: Callable[..., Awaitable[Any]]
     ) -> Callable[..., Awaitable[Any]]:
         async def call(request: Any, context: grpc.aio.ServicerContext) -> Any:
-            async with self._inside(name, request, context):
+            async with self._inside(name, request, context, _Sender(context)):
                 reply = await behaviour(_parsed(request), context)
             return reply
 
@@ -119,18 +149,19 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
         # Written by hand rather than yielded: a cancelled call then leaves the gate and the queue
         # at once, not when the generator happens to be collected.
         async def call(request: Any, context: grpc.aio.ServicerContext) -> None:
+            sender = _Sender(context)
             async with (
-                self._inside(name, request, context),
+                self._inside(name, request, context, sender),
                 aclosing(behaviour(_parsed(request), context)) as replies,
             ):
                 async for reply in replies:
-                    await context.write(reply)
+                    await sender.send(reply)
 
         return call
 
     @asynccontextmanager
     async def _inside(
-        self, name: str, request: Any, context: grpc.aio.ServicerContext
+        self, name: str, request: Any, context: grpc.aio.ServicerContext, sender: _Sender
     ) -> AsyncIterator[None]:
         """The gate, the status and the report around a call."""
         started = time.monotonic()
@@ -139,10 +170,19 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
             seconds = time.monotonic() - started
             self._report(CallReport(name, _mode(request), code.name, seconds, error))
 
+        async def refuse(error: Exception) -> None:
+            code, message, metadata = status_of(error)
+            ended(code, error)
+            await sender.idle()
+            await context.abort(code, message, metadata)
+
+        bound = self._default_deadline_s if context.time_remaining() is None else None
+        limit = asyncio.timeout(bound)
         try:
             self._gate.enter()
             try:
-                yield
+                async with limit:
+                    yield
             finally:
                 self._gate.leave()
         except asyncio.CancelledError:
@@ -153,11 +193,16 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
         except grpc.aio.AbortError:
             raise
         except Exception as error:  # every fault must become a status
-            code, message, metadata = status_of(error)
-            ended(code, error)
-            await context.abort(code, message, metadata)
+            await refuse(_too_slow(bound) if limit.expired() else error)
         else:
             ended(grpc.StatusCode.OK)
+
+
+def _too_slow(seconds: float | None) -> Expired:
+    return Expired(
+        f"not done within the {seconds:g} s of a call that brings no deadline; set one, ask for "
+        "less at once, or add a replica"
+    )
 
 
 class TokenInterceptor(grpc.aio.ServerInterceptor):

@@ -14,7 +14,6 @@ from protos.teacher.v1 import teacher_pb2 as pb
 from seq2seq import decoding
 from seq2seq.checkpoint import ModelDirectory, load_model_directory
 from seq2seq.ensemble import join
-from seq2seq.errors import UserError
 from teacher_service import codec
 from teacher_service.payloads import TENSORS
 from teacher_service.projection import PROJECTION_FILE
@@ -129,11 +128,6 @@ def load_local_model(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"device {device!r} is not usable ({reason}); use --device cpu") from error
     paths = [paths] if isinstance(paths, Path) else paths
     members = [load_model_directory(p, device, _DTYPES[dtype], target_prefix) for p in paths]
     return LocalModel(join(members), encoder_cache_bytes)

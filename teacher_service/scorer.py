@@ -20,8 +20,10 @@ from teacher_service.payloads import Arrays, id_dtype
 from teacher_service.refusals import NonFiniteOutput
 from teacher_service.work import ScoreChoice, ScoreItem
 
-# Logits computed at once, in numbers: 16 MiB of float32.
-_CHUNK_NUMBERS = 1 << 22
+# Logits computed at once, in numbers. A CPU likes what stays near its caches (16 MiB of float32);
+# elsewhere the host waits for the device a few times a chunk, so a batch is one or few (256 MiB).
+_CHUNK_NUMBERS = {"cpu": 1 << 22}
+_CHUNK_NUMBERS_ELSEWHERE = 1 << 26
 _TORCH: dict[int, torch.dtype] = {
     pb.DATA_TYPE_FLOAT16: torch.float16,
     pb.DATA_TYPE_FLOAT32: torch.float32,
@@ -32,15 +34,17 @@ class Scorer:
     """Runs a model over batches of (source, target) pairs; used by one thread at a time.
 
     Args:
-        chunk_numbers: logits computed at once.
+        chunk_numbers: logits computed at once; by default what suits the model's device.
         encoder_cache_bytes: of encoder states kept for sources that come again.
     """
 
     def __init__(
-        self, model: Seq2SeqModel, chunk_numbers: int = _CHUNK_NUMBERS, encoder_cache_bytes: int = 0
+        self, model: Seq2SeqModel, chunk_numbers: int | None = None, encoder_cache_bytes: int = 0
     ) -> None:
         self._model = model
         self.encoder = CachedEncoder(model, encoder_cache_bytes)
+        if chunk_numbers is None:
+            chunk_numbers = _CHUNK_NUMBERS.get(model.device.type, _CHUNK_NUMBERS_ELSEWHERE)
         self._chunk = max(1, chunk_numbers // model.config.vocab_size)
 
     @torch.inference_mode()
@@ -96,8 +100,8 @@ class Scorer:
             tensors["states"] = narrow_states(hidden_PD, _TORCH[choice.dtype])
         ids = id_dtype(self._model.config.vocab_size)
         return {
-            name: array.astype(ids) if name == "ids" else array
-            for name, array in ((name, tensor.cpu().numpy()) for name, tensor in tensors.items())
+            name: _ids_to_host(tensor, ids) if name == "ids" else tensor.cpu().numpy()
+            for name, tensor in tensors.items()
         }
 
 
@@ -226,9 +230,21 @@ def _candidates(items: Sequence[ScoreItem], device: torch.device) -> Tensor:
     return torch.from_numpy(np.concatenate(tables).astype(np.int64)).to(device)
 
 
+def _ids_to_host(ids: Tensor, dtype: np.dtype) -> np.ndarray:
+    """In the wire dtype, to which they are narrowed where they are: no more is copied than is sent.
+
+    torch reckons with signed integers alone; the bits are the same.
+    """
+    signed = {2: torch.int16, 4: torch.int32}[dtype.itemsize]
+    return ids.to(signed).cpu().numpy().view(f"u{dtype.itemsize}").astype(dtype, copy=False)
+
+
 def _narrow(values: Tensor, dtype: torch.dtype) -> Tensor:
     """To the wire dtype; what is finite stays finite."""
     lowest = torch.finfo(dtype).min
-    if dtype is torch.float32 or values.numel() == 0 or bool(values.min() >= lowest):
+    if dtype is torch.float32 or values.numel() == 0:
+        return values.to(dtype)
+    # A look spares a CPU two passes; elsewhere it would have the host wait for the device.
+    if values.device.type == "cpu" and bool(values.min() >= lowest):
         return values.to(dtype)
     return values.clamp(min=lowest).masked_fill(values == -torch.inf, -torch.inf).to(dtype)

@@ -9,7 +9,6 @@ is read, so that a taken port costs no time; torch is imported only then.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from types import TracebackType
 from typing import Any
 from wsgiref.simple_server import WSGIServer
@@ -29,13 +29,13 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from protos.teacher.v1 import teacher_pb2, teacher_pb2_grpc
 from seq2seq.errors import UserError
 from teacher_service import aio_runtime
-from teacher_service.binding import bind, forget_address, write_address
+from teacher_service.binding import bind, check, forget_address, write_address
 from teacher_service.config import ServerConfig
 from teacher_service.engine import Engine, Lane
 from teacher_service.interceptors import Gate, StatusInterceptor, TokenInterceptor
+from teacher_service.loading import Load, examine, in_thread, load_and_warm, load_backend
 from teacher_service.loop_thread import LoopThread
 from teacher_service.metrics import Metrics, serve_metrics
-from teacher_service.refusals import NonFiniteOutput
 from teacher_service.secret_files import read_token
 from teacher_service.servicer import TeacherServicer
 from teacher_service.work import Backend
@@ -47,24 +47,7 @@ _log = logging.getLogger("teacher_service")
 _SWITCH_INTERVAL_S = 1e-4
 _LOADING = "the teacher is loading its model; try again shortly"
 _DRAINING = "the teacher is shutting down; ask another replica"
-
-
-def load_backend(config: ServerConfig) -> Backend:
-    """The model directories of the configuration, on their device.
-
-    Raises:
-        UserError: broken directory or absent device.
-    """
-    from teacher_service.local_model import load_local_model
-
-    return load_local_model(
-        config.model_dirs,
-        config.device,
-        config.dtype,
-        config.threads,
-        target_prefix=config.target_prefix,
-        encoder_cache_bytes=config.encoder_cache_bytes,
-    )
+_BROKEN = "the teacher's model no longer computes; ask another replica"
 
 
 def print_event(event: dict[str, Any]) -> None:
@@ -83,13 +66,14 @@ class TeacherServer:
     def __init__(
         self,
         config: ServerConfig,
-        load: Callable[[ServerConfig], Backend] = load_backend,
+        load: Load = load_backend,
         announce: Announce = print_event,
     ) -> None:
         self._config = config
         self._load = load
         self._announce = announce
         self._stop = asyncio.Event()
+        self._broken: Exception | None = None
         self._gate = Gate(_LOADING)
         self.metrics = Metrics()
         self._health = health.aio.HealthServicer()
@@ -102,12 +86,13 @@ class TeacherServer:
         self._stop.set()
 
     async def run(self) -> None:
-        """Serve until :meth:`stop`.
+        """Serve until :meth:`stop`, or until the model no longer computes.
 
         Raises:
             UserError: port taken, broken model.
             TeacherSecretError: unreadable token, certificate or key.
         """
+        check(self._config)
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         server = self._build()
         address = bind(server, self._config)
@@ -130,12 +115,18 @@ class TeacherServer:
                 self._scrapes.server_close()
             forget_address(self._config)
         self._announce({"event": "stopped"})
+        if self._broken is not None:
+            reason = " ".join(str(self._broken).split())[:200] or type(self._broken).__name__
+            raise UserError(
+                f"the model no longer computes on {self._config.device} ({reason}); start the "
+                "server again, and look at the device where this comes back"
+            ) from self._broken
 
     def _build(self) -> grpc.aio.Server:
         config = self._config
         aio_runtime.keep()
         interceptors: list[grpc.aio.ServerInterceptor] = [
-            StatusInterceptor(self._gate, self.metrics.call_ended)
+            StatusInterceptor(self._gate, self.metrics.call_ended, config.default_deadline_s)
         ]
         if config.token_file is not None:
             # Outermost: a caller without a credential learns nothing else.
@@ -162,20 +153,22 @@ class TeacherServer:
     async def _open(self) -> bool:
         """Load, warm up, let calls in; False where a stop came first."""
         started = time.monotonic()
-        loading = asyncio.ensure_future(_in_thread(self._load_and_warm))
+        loading = asyncio.ensure_future(in_thread(partial(load_and_warm, self._config, self._load)))
         stopping = asyncio.ensure_future(self._stop.wait())
         await asyncio.wait({loading, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if not loading.done():
             loading.cancel()
             return False
         stopping.cancel()
-        backend = loading.result()
+        backend, loop = loading.result(), asyncio.get_running_loop()
         self.engine = Engine(
             [
                 Lane("score", self._config.score_limits, backend.score),
                 Lane("generate", self._config.generate_limits, backend.generate),
             ],
             report=self.metrics.batch_done,
+            examine=partial(examine, backend),
+            broken=lambda error: loop.call_soon_threadsafe(self._give_up, error),
         )
         self.engine.start()
         self._servicer.attach(backend, self.engine)
@@ -193,6 +186,16 @@ class TeacherServer:
             }
         )
         return True
+
+    def _give_up(self, error: Exception) -> None:
+        """A replica that fails at once has the fewest outstanding tokens: it would draw them all.
+
+        So it takes no more calls, and ends for whoever started it to start it again.
+        """
+        _log.error("the model no longer computes", exc_info=error)
+        self._broken = error
+        self._gate.closed_because = _BROKEN
+        self._stop.set()
 
     def _show_metrics(self) -> dict[str, str]:
         """Begin to answer scrapes where configured; what to announce of it."""
@@ -215,24 +218,13 @@ class TeacherServer:
         self.metrics.model(backend.identity, self._config.device, self._config.dtype)
         self.metrics.phase("serving")
 
-    def _load_and_warm(self) -> Backend:
-        backend = self._load(self._config)
-        try:
-            backend.warm_up(self._config.batch_tokens)
-        except NonFiniteOutput as error:
-            names = ", ".join(map(str, self._config.model_dirs))
-            raise UserError(
-                f"{names}: the weights give no finite scores ({error}); copy the directory again"
-            ) from error
-        return backend
-
     async def _drain(self, server: grpc.aio.Server) -> None:
         """NOT_SERVING, lame duck, no new calls, calls under way finished within the grace."""
         self._announce({"event": "draining", "inside": self._gate.inside})
         self.metrics.phase("draining")
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(self._config.lame_duck_s)
-        self._gate.closed_because = _DRAINING
+        self._gate.closed_because = self._gate.closed_because or _DRAINING
         try:
             async with asyncio.timeout(self._config.drain_grace_s):
                 await self._gate.emptied()
@@ -251,31 +243,6 @@ class TeacherServer:
             await self._health.set(name, status)
 
 
-async def _in_thread(work: Callable[[], Backend]) -> Backend:
-    """Like ``asyncio.to_thread``, on a daemon: a stop during loading need not wait for it."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Backend] = loop.create_future()
-
-    def settle(result: Backend | None, error: BaseException | None) -> None:
-        if future.cancelled():
-            return
-        if error is not None:
-            future.set_exception(error)
-        elif result is not None:
-            future.set_result(result)
-
-    def run() -> None:
-        try:
-            outcome: tuple[Backend | None, BaseException | None] = (work(), None)
-        except Exception as error:  # handed to the waiting loop, which raises it
-            outcome = (None, error)
-        with contextlib.suppress(RuntimeError):  # the loop closed meanwhile
-            loop.call_soon_threadsafe(settle, *outcome)
-
-    threading.Thread(target=run, name="teacher-load", daemon=True).start()
-    return await future
-
-
 def serve(config: ServerConfig, announce: Announce = print_event) -> None:
     """Serve until SIGTERM or SIGINT, then drain; returns when all is done. Main thread only.
 
@@ -283,9 +250,8 @@ def serve(config: ServerConfig, announce: Announce = print_event) -> None:
         UserError: port taken, broken model.
         TeacherSecretError: unreadable token, certificate or key.
     """
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s"
-    )
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    _log.setLevel(logging.INFO)
 
     # After every operation the model's thread wants the interpreter back; at Python's 5 ms it would
     # wait out whole bursts of requests and replies.
@@ -309,9 +275,7 @@ class ServerThread:
         server: the running server.
     """
 
-    def __init__(
-        self, config: ServerConfig, load: Callable[[ServerConfig], Backend] = load_backend
-    ) -> None:
+    def __init__(self, config: ServerConfig, load: Load = load_backend) -> None:
         self._config = config
         self._load = load
         self._listening = threading.Event()

@@ -95,7 +95,7 @@ class Validator:
         self.expectation(request.expect)
         self._count("inputs", len(request.inputs))
         choice = self._generate_choice(request)
-        entries = []
+        entries, tokens = [], 0
         for index, given in enumerate(request.inputs):
             where = f"inputs[{index}]"
             source, prefix = list(given.source_ids), list(given.prefix_ids)
@@ -111,6 +111,8 @@ class Validator:
             key = given.key if given.HasField("key") else index
             item = GenerateItem(source, prefix, key)
             entries.append(Entry(len(source) * choice.beams, limit * choice.beams, item, index))
+            tokens += len(source) + len(prefix)
+        self._tokens(tokens)
         return Request(entries, choice)
 
     def _score_choice(self, request: pb.ScoreRequest) -> ScoreChoice:

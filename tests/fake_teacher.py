@@ -95,7 +95,8 @@ class FakeTeacher(teacher_pb2_grpc.TeacherServiceServicer):
         return pb.GenerateResponse(revision=self.revision, outputs=outputs)
 
     def _enter(self, method: str, request: Any, expect: Any, context: Any) -> None:
-        context.add_callback(self.ended.release)
+        if not context.add_callback(self.ended.release):
+            self.ended.release()  # it had ended before it was begun here
         with self._lock:
             self.calls[method] += 1
         if expect.revision and expect.revision != self.revision:

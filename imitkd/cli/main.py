@@ -33,6 +33,7 @@ COMMAND_MODULES = (
 )
 
 EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="imitkd",
@@ -61,26 +62,30 @@ def _root(
     pass
 
 
-def _is_users(error: Exception) -> bool:
-    """Whether the message of `error` is meant for the user as it stands."""
-    if isinstance(error, UserError):
-        return True
+def _told(error: Exception) -> str | None:
+    """What `error` tells the user, on one line; None where it is a defect of ours."""
+    if isinstance(error, PermissionError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; check who may read and write it"
     # The teacher client has errors of its own; if its module was never loaded this is not one.
     errors = sys.modules.get("teacher_service.errors")
-    return errors is not None and isinstance(error, errors.TeacherError)
+    if isinstance(error, UserError) or (errors and isinstance(error, errors.TeacherError)):
+        return " ".join(str(error).split())
+    return None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command line (default: the process's own). Always ends in SystemExit.
 
-    Exit status: 0 done, 1 interrupted, 2 a wrong command line or a fault the user can mend, which
-    is printed as one line on stderr.
+    Exit status: 0 done, 2 a wrong command line or a fault the user can mend, which is printed as
+    one line on stderr, 130 interrupted (Ctrl-C).
     """
     try:
         app(args=None if arguments is None else list(arguments), prog_name="imitkd")
+    except KeyboardInterrupt:  # before a command had begun
+        sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
-        if not _is_users(error):
+        line = _told(error)
+        if line is None:
             raise
-        line = " ".join(str(error).split())
         print(f"imitkd: {line}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)

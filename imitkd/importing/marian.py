@@ -15,7 +15,7 @@ from imitkd.importing.marian_npz import read_npz
 from imitkd.importing.marian_options import model_section, read_options
 from imitkd.importing.marian_vocabulary import read_vocabulary
 from imitkd.importing.marian_weights import TABLE, state_of
-from seq2seq.checkpoint import save_model_directory
+from seq2seq.checkpoint import check_is_new, save_model_directory
 from seq2seq.errors import UserError
 from seq2seq.model import Seq2SeqModel, build_model
 from seq2seq.vocabulary import Vocabulary
@@ -66,8 +66,10 @@ def import_marian(files: MarianFiles, output: Path, *, name: str, max_length: in
     """Read a model and write it as a model directory with its card.
 
     Raises:
-        UserError: see :func:`read_marian`; or the directory cannot be written.
+        UserError: see :func:`read_marian`; or the directory cannot be written, or is there already
+            and not empty.
     """
+    check_is_new(output)
     found = read_marian(files, max_length)
     card = _card(files, found, name)
     save_model_directory(output, found.model, found.vocabulary, name=name, card=card)

@@ -12,7 +12,16 @@ from seq2seq.errors import UserError
 
 # Weights hardly shrink when packed: what unpacks to more than this many times the file is no model.
 _MAX_EXPANSION = 32
-_FAULTS = (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
+# RuntimeError: a password, or a kind of archive that Python does not know.
+_FAULTS = (
+    OSError,
+    ValueError,
+    EOFError,
+    MemoryError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:

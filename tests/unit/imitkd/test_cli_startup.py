@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-import imitkd
+import imitkd.__main__
 from imitkd.cli import main as cli
 from seq2seq.errors import UserError
 
@@ -83,6 +83,29 @@ def test_user_errors_become_one_line(
         cli.main([])
     assert caught.value.code == cli.EXIT_USER_ERROR == 2
     assert capsys.readouterr().err == "imitkd: 'x' is wrong; do y\n"
+
+
+def test_files_of_others_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _raise(monkeypatch, PermissionError(13, "Permission denied", "model/config.json"))
+    with pytest.raises(SystemExit) as caught:
+        cli.main([])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == (
+        "imitkd: model/config.json: Permission denied; check who may read and write it\n"
+    )
+
+
+def test_an_interruption_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", interrupted)
+    for main in (cli.main, imitkd.__main__.main):
+        with pytest.raises(SystemExit) as caught:
+            main()
+        assert caught.value.code == cli.EXIT_INTERRUPTED == 130
 
 
 def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

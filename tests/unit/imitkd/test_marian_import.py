@@ -129,6 +129,20 @@ def test_a_directory_holds_the_model_and_its_vocabulary(tmp_path: Path) -> None:
     assert str(tmp_path) not in card
 
 
+def test_what_lies_where_it_would_be_written_is_never_replaced(tmp_path: Path) -> None:
+    """Not even the download itself, which is where an import is easily sent by mistake."""
+    download = tmp_path / "download"
+    files = saved(download, SSRU, "int8")
+    before = {path.name: path.read_bytes() for path in download.iterdir()}
+    for taken in (download, files.model):
+        with pytest.raises(UserError, match=f"{taken} is there already; choose another --output"):
+            import_marian(files, taken, name="tiny", max_length=64)
+    assert {path.name: path.read_bytes() for path in download.iterdir()} == before
+    (tmp_path / "empty").mkdir()
+    import_marian(files, tmp_path / "empty", name="tiny", max_length=64)
+    assert load_model_directory(tmp_path / "empty").name == "tiny"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

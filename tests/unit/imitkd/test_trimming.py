@@ -11,7 +11,12 @@ from imitkd.importing.marian import import_marian
 from imitkd.importing.marian_files import MarianFiles
 from imitkd.trimming import texts_of, trim, trim_directory
 from seq2seq.batch import decoder_inputs, pad_sequences
-from seq2seq.checkpoint import ModelDirectory, load_model_directory, save_model_directory
+from seq2seq.checkpoint import (
+    ModelDirectory,
+    content_revision,
+    load_model_directory,
+    save_model_directory,
+)
 from seq2seq.errors import UserError
 from seq2seq.model import build_model
 from seq2seq.vocabulary import SentencePieceVocabulary
@@ -125,3 +130,11 @@ def test_a_missing_text_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         trim_directory(tmp_path / "whole", tmp_path / "small", texts_of([], [tmp_path / "none"]))
     assert not (tmp_path / "small").exists()
+
+
+def test_what_it_is_made_of_is_never_replaced(tmp_path: Path) -> None:
+    whole(tmp_path / "whole")
+    before = content_revision(tmp_path / "whole")
+    with pytest.raises(UserError, match="whole is there already; choose another --output"):
+        trim_directory(tmp_path / "whole", tmp_path / "whole", TASK)
+    assert content_revision(tmp_path / "whole") == before

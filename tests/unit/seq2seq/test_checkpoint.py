@@ -52,6 +52,12 @@ def refused(path: Path, match: str) -> None:
 # ------------------------------------------------------------------------------- broken directories
 
 
+@pytest.mark.parametrize("device", ["meta", "tpu", "", "gpu:0"])
+def test_a_device_that_is_none_here(tmp_path: Path, model: Transformer, device: str) -> None:
+    with pytest.raises(UserError, match=r"not usable \(neither cpu nor cuda\[:I\]\); use cpu"):
+        load_model_directory(save(tmp_path / "m", model), device)
+
+
 def test_a_missing_directory_is_no_model_directory(tmp_path: Path) -> None:
     refused(tmp_path / "nowhere", "is no model directory .*config.json is missing")
 

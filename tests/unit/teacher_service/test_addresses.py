@@ -44,6 +44,14 @@ def test_several_addresses_in_every_way_of_writing_them(written, expected):
         ([], "no teacher address"),
         (" , ", "no teacher address"),
         ("file:here.txt", "absolute path"),
+        ("x", "'x' is no address; give HOST:PORT"),
+        ("a:1,b:99999", "'b:99999' is no address"),
+        ("a:0", "'a:0' is no address"),
+        ("a:b", "'a:b' is no address"),
+        (":5", "':5' is no address"),
+        ("http://a:5", "'http://a:5' is no address"),
+        ("a b:5", "'a b:5' is no address"),
+        ("unix:", "'unix:' is no address"),
     ],
 )
 def test_addresses_that_cannot_be_meant(written, fault):
@@ -51,7 +59,7 @@ def test_addresses_that_cannot_be_meant(written, fault):
         AddressBook(written)
 
 
-@pytest.mark.parametrize("literal", ["10.0.0.1:5", "[::1]:5", "unix:/x", "ipv4:10.0.0.1:5", "x"])
+@pytest.mark.parametrize("literal", ["10.0.0.1:5", "[::1]:5", "unix:/x", "ipv4:10.0.0.1:5"])
 def test_what_is_no_name_is_taken_as_it_is_and_read_once(literal):
     book = AddressBook(literal, Names())
     assert read(book) == [literal]
@@ -113,6 +121,8 @@ def test_a_file_of_addresses_is_read_again(tmp_path: Path):
     file.write_text("# two racks\n10.0.0.1:5\n\npair:6  # the new one\n")
     assert read(book) == ["10.0.0.1:5", "10.0.0.3:6 (pair)", "10.0.0.4:6 (pair)"]
     assert book.may_change and book.trouble == ""
+    file.write_text("10.0.0.1:5\n10.0.0.2\n")
+    assert len(read(book)) == 3 and "'10.0.0.2' is no address" in book.trouble
     file.unlink()
     assert len(read(book)) == 3
 

@@ -59,3 +59,17 @@ def test_a_part_without_the_part_it_needs(fields, fault):
 def test_no_secret_shows_when_printed():
     secrets = Credentials("sesame", b"roots", b"certificate", b"key")
     assert repr(secrets) == "Credentials()"
+
+
+@pytest.mark.parametrize("token", ["open\nsesame", "open sesame", "sésame"])
+def test_a_token_that_no_header_can_carry(token):
+    with pytest.raises(TeacherSecretError, match="more than one word of ASCII") as caught:
+        Credentials(token)
+    assert "sesame" not in str(caught.value)
+
+
+def test_certificates_that_are_none(tmp_path):
+    (tmp_path / "text").write_text("hidden")
+    with pytest.raises(TeacherSecretError, match=r"text are damaged.*; give PEM files") as caught:
+        Credentials.read(root_certificates=tmp_path / "text")
+    assert "hidden" not in str(caught.value)

@@ -61,6 +61,12 @@ def test_metrics_addresses_that_are_none(given):
         config(metrics_address=given)
 
 
+def test_an_idle_model_waits_for_company_on_a_gpu_alone():
+    assert config().score_limits.max_delay_s == config(device="cpu").max_delay_s == 0.0
+    assert config(device="cuda:1").score_limits.max_delay_s == 0.002
+    assert config(device="cuda", max_delay_ms=0).score_limits.max_delay_s == 0.0
+
+
 def test_nothing_is_kept_where_answers_must_repeat():
     assert config().encoder_cache_bytes == config().score_cache_bytes == 256 << 20
     assert config(deterministic=True).encoder_cache_bytes == 0
@@ -68,7 +74,8 @@ def test_nothing_is_kept_where_answers_must_repeat():
 
 
 @pytest.mark.parametrize(
-    "address", ["50051", ":50051", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:70000"]
+    "address",
+    ["50051", ":50051", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:70000", "unix:", "unix:///"],
 )
 def test_addresses_that_are_none(address):
     with pytest.raises(ValidationError, match="HOST:PORT"):

@@ -97,6 +97,32 @@ def test_a_poisoned_item_fails_alone(clock, caplog):
     assert sum(record.levelname == "ERROR" for record in caplog.records) == 1
 
 
+def test_a_batch_of_which_nothing_came_asks_whether_the_model_still_computes(clock):
+    """A broken model is told once; a poisoned request is no broken model."""
+    model, told = Model(clock), []
+    model.poison = {3}
+
+    def examine() -> None:
+        examined.append(len(model.batches))
+        if 0 in model.poison:
+            raise OSError("an illegal access")
+
+    examined: list[int] = []
+    lane = Lane("score", LIMITS, model, clock)
+    engine = Engine([lane], clock, examine=examine, broken=told.append)
+    for item in (1, 3):  # in company, then alone
+        engine.submit("score", Caller(item, 3).request)
+        drain(engine)
+    assert len(examined) == 1 and told == []
+    model.poison = {0, 1, 2, 3}
+    for _ in range(3):
+        caller = Caller(1)
+        engine.submit("score", caller.request)
+        drain(engine)
+        assert isinstance(caller.outcomes[0].error, ModelFailed)
+    assert len(examined) == 2 and [str(error) for error in told] == ["an illegal access"]
+
+
 def test_a_model_that_answers_too_little_is_a_failure_not_a_shift(clock):
     engine = engine_of(clock, score=lambda group, items: list(items)[1:])
     caller = Caller(1, 2)

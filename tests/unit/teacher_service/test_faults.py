@@ -73,3 +73,12 @@ def test_a_message_is_one_bounded_line():
     _, message, _ = status_of(refusals.NotServing("a\nb  " + "c" * 5000))
     assert message.startswith("a b c")
     assert len(message) == 1000
+
+
+def test_a_callers_own_words_never_outgrow_the_header():
+    for word in ("\N{GRINNING FACE}", "\N{LATIN SMALL LETTER E WITH ACUTE}", "x"):
+        for error in (refusals.Mismatch(word * 5000), refusals.InvalidRequest("", word * 5000)):
+            _, message, metadata = status_of(error)
+            assert message == word * len(message)
+            details = sum(len(value) * 4 // 3 for _, value in metadata)
+            assert len(message.encode()) <= 1000 and 3 * 1000 + details < 6000

@@ -195,6 +195,10 @@ def test_too_many_ids():
         TooLarge, match="4 source and target ids, more than max_request_tokens of 3"
     ):
         validator(max_request_tokens=3).score(score(), streamed=False)
+    with pytest.raises(
+        TooLarge, match="4 source and target ids, more than max_request_tokens of 3"
+    ):
+        validator(max_request_tokens=3).generate(generate(prefix=(6, 7), beam=pb.BeamSearch()))
 
 
 def test_a_reply_too_large_for_one_message_is_pointed_to_the_stream():
