@@ -156,6 +156,16 @@ class SleepingLearner:
         """Nothing is kept."""
 
 
+@dataclass(frozen=True)
+class NoInputs:
+    """In place of a corpus, which workers with stages that sleep do not read."""
+
+    nbytes: int = 0
+
+
+NO_INPUTS: Any = NoInputs()
+
+
 class SleepingRolloutActor(RolloutActor):
     """The real ``run`` over a worker whose writer and teacher sleep."""
 
@@ -209,13 +219,16 @@ def worker_of(config: RunConfig, stages: Stages) -> RolloutWorker:
 @contextlib.contextmanager
 def sleeping_actors() -> Iterator[None]:
     """The Ray executor uses them inside the block."""
-    before = executor_module.RolloutActor, executor_module.LearnerActor
+    names = ("RolloutActor", "LearnerActor", "worker_inputs")
+    before = {name: getattr(executor_module, name) for name in names}
     executor_module.RolloutActor = SleepingRolloutActor  # type: ignore[misc]
     executor_module.LearnerActor = SleepingLearnerActor  # type: ignore[misc]
+    executor_module.worker_inputs = lambda *_: NO_INPUTS  # type: ignore[assignment]
     try:
         yield
     finally:
-        executor_module.RolloutActor, executor_module.LearnerActor = before  # type: ignore[misc]
+        for name, value in before.items():
+            setattr(executor_module, name, value)
 
 
 class Pace:

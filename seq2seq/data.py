@@ -136,6 +136,12 @@ class TokenizedSplit:
         """Reference of a row, end symbol included."""
         return self._targets.get(row)
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of its arrays."""
+        parts = (self._sources, self._targets)
+        return sum(array.nbytes for part in parts for array in vars(part).values())
+
     def unknown_rate(self) -> float:
         """Share of unknown ids among all ids of sources and targets."""
         ids = np.concatenate([self._sources.ids, self._targets.ids])

@@ -140,15 +140,21 @@ def copy_layers(model: Seq2SeqModel, vocabulary: Vocabulary, source: InitialiseC
 
 
 def make_data(config: RunConfig, vocabulary: Vocabulary) -> TrainingData:
-    """Tokenise the training split and plan its batches.
+    """Tokenise the training split and plan its batches. Raises as :func:`make_split` does."""
+    split = make_split(config, vocabulary)
+    return TrainingData(split, make_plan(config, split))
+
+
+def make_split(config: RunConfig, vocabulary: Vocabulary) -> TokenizedSplit:
+    """Tokenise the training split.
 
     Raises:
-        UserError: no references where the method's first rows need them.
+        UserError: it is not there, or has no references where the method's first rows need them.
     """
     limits = build_limits(config)
     examples = training_examples(config)
     require_references(config, examples)
-    split = TokenizedSplit(
+    return TokenizedSplit(
         examples,
         vocabulary,
         max_source_length=limits[0],
@@ -156,11 +162,14 @@ def make_data(config: RunConfig, vocabulary: Vocabulary) -> TrainingData:
         segmentation=Segmentation(config.corpus.source_candidates, config.corpus.source_alpha),
         cut_sources=config.corpus.long_sources == "cut",
     )
+
+
+def make_plan(config: RunConfig, split: TokenizedSplit) -> BatchPlan:
+    """Which rows of a tokenised split make up which batch."""
     lengths = np.maximum(split.source_lengths, split.target_lengths)
-    plan = BatchPlan(
+    return BatchPlan(
         lengths, seed=config.seed, sentences=config.batch.sentences, tokens=config.batch.tokens
     )
-    return TrainingData(split, plan)
 
 
 def build_limits(config: RunConfig) -> tuple[int, int]:

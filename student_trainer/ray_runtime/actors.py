@@ -7,20 +7,25 @@ reaches the driver as itself, one of a constructor does not.
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import warnings
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import ray
 import torch
 
+from seq2seq.data import TokenizedSplit
+from seq2seq.vocabulary import Vocabulary
 from student_trainer.config import RunConfig
 from student_trainer.ray_runtime.cluster import Ref
 from student_trainer.run_directory import RunDirectory
 from student_trainer.setup import (
-    make_data,
+    TrainingData,
     make_learner,
+    make_plan,
+    make_split,
     make_teacher,
     make_worker,
     prepare_vocabulary,
@@ -39,29 +44,56 @@ from student_trainer.types import (
 WeightsRef: TypeAlias = "list[Ref]"
 
 
+@dataclass(frozen=True)
+class WorkerInputs:
+    """What a rollout worker needs besides the configuration.
+
+    It travels through the object store: made once, and nothing on the driver's disk is needed on a
+    machine that joins the cluster.
+    """
+
+    vocabulary: Vocabulary
+    split: TokenizedSplit
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the arrays in it."""
+        return self.split.nbytes
+
+
+def worker_inputs(config: RunConfig, vocabulary: Vocabulary) -> WorkerInputs:
+    """Read and tokenise the corpus.
+
+    Raises:
+        UserError: see :func:`student_trainer.setup.make_split`.
+    """
+    return WorkerInputs(vocabulary, make_split(config, vocabulary))
+
+
 class RolloutActor:
     """A :class:`~student_trainer.rollout_worker.RolloutWorker` in a process of its own.
 
     Ray calls ``run`` in several threads: one shard is written while others are with the teacher.
     """
 
-    def __init__(self, config: RunConfig, run_path: Path) -> None:
-        self._config, self._run_path = config, run_path
+    def __init__(self, config: RunConfig, inputs: WorkerInputs) -> None:
+        self._config, self._inputs = config, inputs
         self._writing = threading.Lock()
 
     def prepare(self) -> WorkerReady:
-        """Read the corpus and build model and client.
+        """Plan the batches and build model and client.
 
         Raises:
             UserError: see :mod:`student_trainer.setup`.
         """
         torch.set_num_threads(self._config.worker_threads)
-        vocabulary = prepare_vocabulary(self._config, self._run_path)
+        vocabulary, split = self._inputs.vocabulary, self._inputs.split
         teacher = make_teacher(self._config, vocabulary)
-        data = make_data(self._config, vocabulary)
+        data = TrainingData(split, make_plan(self._config, split))
         self._worker = make_worker(self._config, vocabulary, data, teacher)
         node = ray.get_runtime_context().get_node_id()
-        return WorkerReady(os.getpid(), self._worker.fit, self._worker.plan, node)
+        fit, plan = self._worker.fit, self._worker.plan
+        return WorkerReady(os.getpid(), fit, plan, node, socket.gethostname())
 
     @ray.method(num_returns=2)
     def run(self, task: ShardTask, weights: WeightsRef) -> tuple[ShardTask, ScoredShard]:

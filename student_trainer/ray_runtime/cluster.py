@@ -101,6 +101,27 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+@dataclass(frozen=True)
+class Home:
+    """The driver's own node.
+
+    Attributes:
+        node: as Ray names it.
+        cpus, gpus: that it offers to the cluster.
+    """
+
+    node: str
+    cpus: float
+    gpus: float
+
+
+def home() -> Home:
+    """The node this process is connected to the cluster by."""
+    node = ray.get_runtime_context().get_node_id()
+    offered = next((n["Resources"] for n in ray.nodes() if n["NodeID"] == node), {})
+    return Home(node, offered.get("CPU", 0.0), offered.get("GPU", 0.0))
+
+
 def resources() -> tuple[int, dict[str, float]]:
     """Nodes alive, and the resources of all of them together."""
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
