@@ -118,7 +118,9 @@ class Home:
 def home() -> Home:
     """The node this process is connected to the cluster by."""
     node = ray.get_runtime_context().get_node_id()
-    offered = next((n["Resources"] for n in ray.nodes() if n["NodeID"] == node), {})
+    offered: dict[str, float] = next(
+        (n["Resources"] for n in ray.nodes() if n["NodeID"] == node), {}
+    )
     return Home(node, offered.get("CPU", 0.0), offered.get("GPU", 0.0))
 
 

@@ -166,8 +166,9 @@ def look_around(stack: Stack) -> None:
     assert published == {f"127.0.0.1:{stack.port}->50051/tcp"}
     for service in ("prepare", "teacher", "ray-head", "worker", "trainer"):
         for container in stack.containers(service):
-            users = docker("top", container, "-eo", "uid").split()[1:]
-            assert set(users) <= {"1000"}, (service, users)
+            processes = docker("top", container, "-eo", "uid,pid").splitlines()[1:]
+            users = {line.split()[0] for line in processes}
+            assert users == {"1000"}, (service, users)
             read_only = docker("inspect", "--format", "{{.HostConfig.ReadonlyRootfs}}", container)
             assert read_only.strip() == "true"
     (head,) = stack.containers("ray-head")
