@@ -256,7 +256,8 @@ class WorkerPool:
         # Where the process is only out of reach: it must not go on in secret.
         ray.kill(dead.actor)
         self._workers.remove(dead)
-        if dead.preparing is not None and dead.losses == machines_lost():
+        with_machine = dead.losses != machines_lost()
+        if dead.preparing is not None and not with_machine:
             self._failed_starts += 1
             if self._failed_starts >= STARTS_ALLOWED:
                 raise UserError(
@@ -276,7 +277,10 @@ class WorkerPool:
         if not dead.leaving:
             self._workers.append(self._new_worker())
             heir = f"worker {self._workers[-1].number}"
-        _log.warning(
+        # One that waited for room where a machine went is not worth a word: there may be many.
+        waited = dead.preparing is not None and with_machine
+        _log.log(
+            logging.INFO if waited else logging.WARNING,
             "rollout worker %d (process %s) died, %s takes its place; run again: %s",
             dead.number,
             dead.ready.pid if dead.ready else "not yet ready",
