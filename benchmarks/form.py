@@ -8,8 +8,9 @@ import json
 import os
 import platform
 import shlex
+import statistics
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,14 @@ class Result:
 
     figures: dict[str, Figure]
     detail: dict[str, Any] = field(default_factory=dict)
+
+
+def paired_ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """Median over turns of the ratio within a turn.
+
+    A shared machine changes its speed within seconds; what ran side by side met the same one.
+    """
+    return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 
 def machine() -> dict[str, Any]:

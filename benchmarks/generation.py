@@ -4,7 +4,8 @@ The shipped teacher translates English captions of Multi30k's test split (UI str
 test split where Multi30k is not there), at most 64 at a time, two threads. All get the sentences in
 the corpus's order: ours and CTranslate2 order them by length themselves, ``transformers`` takes
 batches as they come; how it does on batches that somebody sorted for it is measured as well. Each
-engine runs once to warm up; then they take turns, and each ratio is that of the median times.
+engine runs once to warm up; then they take turns, and each ratio is the median of those within a
+turn.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import ctranslate2
 import torch
 import transformers
 
-from benchmarks.form import Figure, Result, run
+from benchmarks.form import Figure, Result, paired_ratio, run
 from imitkd.demo import CORPUS, TEACHER
 from imitkd.export import huggingface
 from imitkd.shipped import shipped
@@ -45,7 +46,7 @@ def measure(quick: bool) -> Result:
     directory = load_model_directory(shipped(TEACHER))
     model = directory.model
     assert isinstance(model, Transformer)
-    texts, origin = _texts(128 if quick else 512)
+    texts, origin = _texts(128 if quick else 256)
     sources = encode_sources(directory.vocabulary, texts, model.config.max_source_length)
     figures: dict[str, Figure] = {}
     detail: dict[str, Any] = {
@@ -65,7 +66,7 @@ def measure(quick: bool) -> Result:
             "ctranslate2": _CTranslate2(scratch, sources),
         }
         for beams in (1, 5):
-            outputs, times = _turns(peers, beams, 3 if quick else 5)
+            outputs, times = _turns(peers, beams, 3 if quick else 9)
             ids = sum(map(len, outputs["ours"]))
             name = "greedy" if beams == 1 else f"beam{beams}"
             detail[name] = {
@@ -82,9 +83,9 @@ def measure(quick: bool) -> Result:
                 peer: sum(map(len, outputs[peer])) / t for peer, t in median.items()
             }
             for peer in list(peers)[1:]:
-                figures[_name(beams, peer)] = Figure(
-                    median[peer] / median["ours"], "ratio", _GOALS.get(_name(beams, peer))
-                )
+                figure = _name(beams, peer)
+                ratio = paired_ratio(times[peer], times["ours"])
+                figures[figure] = Figure(ratio, "ratio", _GOALS.get(figure))
     return Result(figures, detail)
 
 

@@ -20,7 +20,7 @@ import torch
 
 from imitkd.demo import CONFIG, TEACHER
 from imitkd.shipped import shipped
-from seq2seq.data import BatchPlan
+from seq2seq.data import BatchPlan, Fit
 from student_trainer.config import RunConfig, load_config
 from student_trainer.driver import Driver, Observer
 from student_trainer.inline import InlineExecutor
@@ -71,7 +71,7 @@ class Stages:
 class _Lines:
     """A training split made of nothing."""
 
-    dropped = 0
+    fit = Fit()
 
     def source(self, row: int, u: float = 0.0) -> np.ndarray:
         return np.full(_LENGTH, row % 1000 + 10, np.int32)
@@ -171,7 +171,7 @@ class SleepingRolloutActor(RolloutActor):
 
     def prepare(self) -> WorkerReady:
         self._worker = worker_of(self._config, Stages.read(self._config.name))
-        return WorkerReady(os.getpid(), 0, self._worker.plan)
+        return WorkerReady(os.getpid(), self._worker.fit, self._worker.plan)
 
     def fetch(self, weights: list[Any], version: int) -> None:
         """What ``run`` does with weights it has not seen."""

@@ -14,6 +14,7 @@ import grpc
 from protos.teacher.v1 import teacher_pb2 as pb
 from teacher_service.client import TeacherClient
 from teacher_service.codec import TopKSpec
+from teacher_service.loop_thread import LoopThread
 
 METHOD = "/teacher.v1.TeacherService/Score"
 
@@ -105,7 +106,8 @@ def open_loop(
         rate: requests a second.
         sample: called about once a second with the seconds since the first request.
     """
-    return asyncio.run(_open_loop(address, messages, rate, seconds, sample))
+    # The loop of the blocking clients: gRPC wakes every loop of a process for every answer.
+    return LoopThread.shared().submit(_open_loop(address, messages, rate, seconds, sample)).result()
 
 
 async def _open_loop(

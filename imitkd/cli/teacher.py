@@ -220,3 +220,35 @@ def import_(
         f"{output}: {found.model.config.kind}, {found.model.parameter_count():,} parameters, "
         f"{found.vocabulary.size:,} ids"
     )
+
+
+@app.command()
+def trim(
+    model: Annotated[Path, typer.Argument(help="Model directory.")],
+    output: Annotated[Path, typer.Option(help="Model directory to write.")],
+    corpus: Annotated[
+        list[Path] | None, typer.Option(help="Corpus directory, distilled or not. Repeatable.")
+    ] = None,
+    text: Annotated[
+        list[Path] | None, typer.Option(help="Text of the task, either language. Repeatable.")
+    ] = None,
+    least: Annotated[int, typer.Option(min=1, help="Keep pieces that occur so often.")] = 1,
+    name: Annotated[str | None, typer.Option(help="Default: the output's name.")] = None,
+) -> None:
+    """Keep the part of a teacher's vocabulary that occurs in a task's text.
+
+    Students share their teacher's vocabulary: of a general teacher's 32,000 pieces most would be
+    embeddings that a small student has no use for.
+    """
+    from imitkd.trimming import texts_of, trim_directory
+    from seq2seq.errors import UserError
+
+    if not corpus and not text:
+        raise UserError("nothing says which pieces to keep; give --corpus or --text")
+    whole, left = trim_directory(
+        model, output, texts_of(corpus or [], text or []), least=least, name=name
+    )
+    typer.echo(
+        f"{output}: {left.vocabulary.size:,} of {whole.vocabulary.size:,} ids, "
+        f"{left.model.parameter_count():,} of {whole.model.parameter_count():,} parameters"
+    )

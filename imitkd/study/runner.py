@@ -218,6 +218,7 @@ class Study:
     @contextmanager
     def _served(self) -> Iterator[str]:
         arguments = serve_arguments(self._study.teacher, threads=self._study.threads)
+        arguments += self._study.serve
         with serving(arguments, self._runs / "teacher.log") as address:
             yield address
 

@@ -85,3 +85,10 @@ def test_a_benchmark_has_options_of_its_own(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(sys, "argv", ["speed.py", "--model", "a/b"])
     form.run("speed", measure, {"--model": {"type": Path}})
     assert told == [(False, Path("a/b"))]
+
+
+def test_a_ratio_is_taken_within_turns() -> None:
+    """Turn by turn twice as long, on a machine that grows slower and slower."""
+    assert form.paired_ratio([2.0, 4.0, 80.0], [1.0, 2.0, 40.0]) == 2.0
+    with pytest.raises(ValueError, match="zip"):
+        form.paired_ratio([1.0], [1.0, 2.0])

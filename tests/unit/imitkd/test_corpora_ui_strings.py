@@ -123,6 +123,23 @@ def test_splits_do_not_leak_and_come_out_the_same(tmp_path: Path) -> None:
             assert split == "train" or len(pair.source.split()) >= 3
 
 
+def test_sources_alone_give_nothing_away(tmp_path: Path) -> None:
+    texts = _many()
+    wheel = _wheel(tmp_path, {"many": texts})
+    prepare("ui-strings-en-de", tmp_path / "pairs", source=wheel)
+    held = [p for s in ("test", "validation") for p in read_split(tmp_path / "pairs", s)]
+    alone = {"new": "Paint the  old bridge", "label": "{name}", "double": "open the red door"}
+    alone |= {f"held{i}": f"{pair.source.upper()}!" for i, pair in enumerate(held)}
+    wheel = _wheel(tmp_path, {"many": texts, "other": {"en": dict(alone)}})
+    info = prepare("ui-strings-en-de+sources", tmp_path / "more", source=wheel)
+    assert info.target_language == "de"
+    for split in ("test", "validation"):
+        assert read_split(tmp_path / "more", split) == read_split(tmp_path / "pairs", split)
+    train = read_split(tmp_path / "more", "train")
+    assert [pair for pair in train if not pair.references] == [Example("Paint the old bridge")]
+    assert {p for p in train if p.references} == set(read_split(tmp_path / "pairs", "train"))
+
+
 def test_unusable_wheels_and_languages_are_named(tmp_path: Path) -> None:
     out = tmp_path / "out"
     wheel = _wheel(tmp_path, {"one": {"en": {"a": "Yes"}, "de": {"a": "Ja"}}})
