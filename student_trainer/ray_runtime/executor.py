@@ -20,7 +20,12 @@ from seq2seq.data import Fit
 from seq2seq.errors import UserError
 from student_trainer.config import RunConfig
 from student_trainer.ray_runtime import cluster, placement
-from student_trainer.ray_runtime.actors import LearnerActor, RolloutActor, worker_inputs
+from student_trainer.ray_runtime.actors import (
+    LearnerActor,
+    RolloutActor,
+    WorkerInputs,
+    worker_inputs,
+)
 from student_trainer.ray_runtime.outcomes import value_of
 from student_trainer.ray_runtime.pool import ShardHandle, WorkerPool
 from student_trainer.run_directory import RunDirectory
@@ -50,32 +55,36 @@ class RayExecutor:
         vocabulary = prepare_vocabulary(config, run.path)
         # Versions in flight, those of a batch just done included, and room for the shards.
         versions = 2 + (config.rollout.lag + config.rollout.pool - 1) // config.rollout.pool
-        self._inputs = worker_inputs(config, vocabulary)
+        inputs = worker_inputs(config, vocabulary)
         store = cluster.OBJECT_STORE_BYTES + versions * student_bytes(config, vocabulary)
         self._run, self._wanted = run, config.workers
         self._versions: dict[int, cluster.Ref] = {}
         self._unchecked: list[cluster.Ref] = []
         self._pool: WorkerPool | None = None
         self._learner: Any = None
-        self._cluster = cluster.connect(store + self._inputs.nbytes)
+        self._cluster = cluster.connect(store + inputs.nbytes)
         try:
-            self._start(config, run)
+            self._start(config, run, inputs)
         except BaseException:
             self.close()
             raise
 
-    def _start(self, config: RunConfig, run: RunDirectory) -> None:
+    def _start(self, config: RunConfig, run: RunDirectory, inputs: WorkerInputs) -> None:
         place = placement.plan(config, *cluster.resources(), cluster.home())
         of_learner = config.model_copy(update={"device": place.learner_device})
         learner = ray.remote(LearnerActor).options(**place.learner)
         self._learner = learner.remote(of_learner, run)
         if place.learner["num_cpus"]:
-            ray.get(self._learner.ping.remote())  # it has its CPUs before workers ask for any
+            # It has its CPUs before workers ask for any.
+            try:
+                value_of(self._learner.ping.remote())
+            except RayActorError as error:
+                raise _learner_died(error) from error
         preparing = self._learner.prepare.remote()
-        shared, inputs = ray.put(config), ray.put(self._inputs)
+        shared, given = ray.put(config), ray.put(inputs)
         worker = ray.remote(RolloutActor).options(**place.worker)
         self._pool = WorkerPool(
-            lambda: worker.remote(shared, inputs),
+            lambda: worker.remote(shared, given),
             config.workers,
             config.rollout.quarantine,
             at_start=config.workers_at_start,
@@ -205,10 +214,14 @@ class RayExecutor:
                 value_of(one)
             return value_of(ref)
         except RayActorError as error:
-            raise UserError(
-                f"the learner's process died ({cluster.first_line(error)}); look at the machine's "
-                "memory, then continue with --resume"
-            ) from error
+            raise _learner_died(error) from error
+
+
+def _learner_died(error: RayActorError) -> UserError:
+    return UserError(
+        f"the learner's process died ({cluster.first_line(error)}); look at the machine's memory, "
+        "then continue with --resume"
+    )
 
 
 def _with_places(report: StepReport, handles: Sequence[ShardHandle], workers: int) -> StepReport:
