@@ -158,7 +158,7 @@ def test_the_demo_with_machines_that_come_and_go(stack: Stack) -> None:
     assert gone[:12] not in stack.writers(joined)
 
     (trainer,) = stack.containers("trainer")
-    stack.wait_until(lambda: not stack.state(trainer)["Running"], "the end of the demo", 1200)
+    stack.wait_until(lambda: not stack.state(trainer)["Running"], "the end of the demo", 1500)
     assert stack.state(trainer)["ExitCode"] == 0, stack.logs("trainer")
     check_results(stack)
 
