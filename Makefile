@@ -1,4 +1,4 @@
-# make setup | test | lint | bench | demo | clean
+# make setup | test | test-compose | lint | bench | demo | clean
 # PYTHON=python3.12 chooses the interpreter; PIP_ARGS="--extra-index-url URL" reaches pip, for
 # instance to take a build of torch without CUDA; PYTEST_ARGS="-k losses" reaches pytest.
 
@@ -15,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup test lint bench demo clean
+.PHONY: setup test test-compose lint bench demo clean
 
 setup: $(STAMP)
 
@@ -29,6 +29,10 @@ $(STAMP): pyproject.toml constraints.txt
 test: setup
 	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder \
 		--max-worker-restart 0 $(PYTEST_ARGS)
+
+# On a real Docker engine with Compose, about a quarter of an hour; skipped where there is none.
+test-compose: setup
+	$(BIN)/python -m pytest -rs tests/compose
 
 lint: setup
 	$(BIN)/ruff check .

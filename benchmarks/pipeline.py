@@ -168,7 +168,7 @@ def _publish(parameters: int, repeats: int) -> list[float]:
     learner = ray.remote(SleepingLearnerActor).options(num_cpus=0)
     learner = learner.remote(config, RunDirectory(Path("none")))
     actor = ray.remote(SleepingRolloutActor).options(num_cpus=0, max_concurrency=DEPTH)
-    workers = [actor.remote(config, Path("none")) for _ in range(4)]
+    workers = [actor.remote(config, Path("none"), []) for _ in range(4)]
     ray.get([a.prepare.remote() for a in (learner, *workers)])
     for version in range(repeats + 1):
         begin = time.perf_counter()

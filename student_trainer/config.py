@@ -274,6 +274,8 @@ class RunConfig(Section):
         deterministic: only kernels that repeat bit by bit. The same losses come out of every
             runtime and number of workers where the teacher is served deterministically too.
         workers: rollout actors; what is trained does not depend on their number.
+        workers_at_start: begin when so many are ready, and let the rest join while the run is on,
+            as the Ray cluster gets room for them; unset: wait for all.
         precision: of the learner's products, ``fp32`` or ``bf16``; for GPUs, on a CPU of this size
             bf16 is the slower one.
         worker_threads, learner_threads: pinned, since results depend on them.
@@ -289,6 +291,7 @@ class RunConfig(Section):
     precision: Precision = "fp32"
     deterministic: bool = False
     workers: int = Field(1, ge=1)
+    workers_at_start: int | None = Field(None, ge=1)
     worker_threads: int = Field(1, ge=1)
     learner_threads: int = Field(1, ge=1)
     checkpoint_every: int = Field(500, ge=1)
@@ -328,6 +331,10 @@ class RunConfig(Section):
         fixed = sorted(self.model.keys() & {"vocab_size", "pad_id", "eos_id", "start_id"})
         if fixed:
             raise ValueError(f"model.{fixed[0]} follows from the vocabulary; remove it")
+        if self.workers_at_start is not None and self.workers_at_start > self.workers:
+            raise ValueError(
+                f"workers_at_start {self.workers_at_start} is more than workers {self.workers}"
+            )
         if self.vocabulary.served and self.teacher is None:
             raise ValueError("vocabulary.served needs a 'teacher' section with an address")
         if self.teacher is not None and self.teacher.store is not None:

@@ -58,7 +58,8 @@ class Ledger:
         self._lines.append({"kind": "begin"} | asdict(beginning))
 
     def on_step(self, report: StepReport, wall_s: float) -> None:
-        """One line: for each shard its rows, their digest, and how often it was handed out."""
+        """One line: for each shard its rows, their digest, and how often it was handed out; on a
+        cluster also who wrote it."""
         record: dict[str, Any] = {
             "kind": "batch",
             "batch": report.step - 1,
@@ -66,6 +67,8 @@ class Ledger:
             "teacher": sorted({s.revision for s in report.shards if s.revision is not None}),
             "shards": [[s.rows, s.digest, s.attempts] for s in report.shards],
         }
+        if any(s.host for s in report.shards):
+            record["hosts"] = [s.host for s in report.shards]
         left_out = [j for j, s in enumerate(report.shards) if s.quarantined]
         if left_out:
             record["quarantined"] = left_out

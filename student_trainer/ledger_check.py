@@ -43,6 +43,7 @@ class Account:
         resumes: processes after the first.
         repeated: shards that had to be run more than once.
         quarantined: (batch, shard) left out.
+        hosts: by machine, how many of the shards learnt it wrote; empty where all was one process.
         faults: what is wrong, the first so many; ``wrong`` counts all.
     """
 
@@ -53,6 +54,7 @@ class Account:
     resumes: int = 0
     repeated: int = 0
     quarantined: list[tuple[int, int]] = field(default_factory=list)
+    hosts: dict[str, int] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     wrong: int = 0
 
@@ -185,6 +187,8 @@ def _count(account: Account, record: Record) -> None:
     account.sentences += sum(rows for rows, _, _ in record["shards"])
     account.repeated += sum(attempts > 1 for _, _, attempts in record["shards"])
     account.quarantined += [(record["batch"], j) for j in record.get("quarantined", [])]
+    for host in record.get("hosts", []):
+        account.hosts[host] = account.hosts.get(host, 0) + 1
 
 
 def _rows(account: Account, record: Record, shards: int, plan: BatchPlan) -> None:

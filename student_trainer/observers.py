@@ -39,6 +39,7 @@ class MetricsObserver:
         record = asdict(replace(report, shards=()))
         del record["shards"]  # they are the ledger's
         record |= {"wall_s": wall_s, "idle_s": max(0.0, wall_s - report.learn_s)}
+        record["worker_s"] = report.workers * wall_s
         self._run.append_metrics({"kind": "step"} | record)
         self._scalars("train", record, report.step)
 
@@ -83,7 +84,7 @@ class PrometheusObserver:
                 "metrics_address"
             ) from error
         self._config, self._times = config, StageTimes()
-        registry = CollectorRegistry()
+        self.registry = registry = CollectorRegistry()
 
         def gauge(name: str, what: str, *labels: str) -> Gauge:
             return Gauge(f"trainer_{name}", what, labels, registry=registry)

@@ -184,6 +184,7 @@ class RunDirectory:
             "idle_s": "learner_idle_seconds",
             "teacher_s": "teacher_seconds",
             "wall_s": "step_seconds",
+            "worker_s": "worker_seconds",
         }
         sums: dict[str, float] = dict.fromkeys(keys.values(), 0)
         for record in self.metrics.read():

@@ -45,13 +45,15 @@ class WorkerReady:
     Attributes:
         fit: how many training sentences were longer than the student's limits.
         plan: digest of its batches (``BatchPlan.digest``): the same at every worker of a run.
-        node: machine of the cluster it runs on.
+        node: machine of the cluster it runs on, as Ray names it.
+        host: that machine's own name.
     """
 
     pid: int
     fit: Fit
     plan: str = ""
     node: str = ""
+    host: str = ""
 
 
 @dataclass(frozen=True)
@@ -194,6 +196,7 @@ class LearntShard:
         rows: sentences learnt.
         digest, revision, quarantined: see :class:`ScoredShard`.
         attempts: how often it was handed to a worker.
+        host: name of the machine that wrote it; empty where all is one process.
     """
 
     rows: int
@@ -201,6 +204,7 @@ class LearntShard:
     revision: str | None = None
     quarantined: bool = False
     attempts: int = 1
+    host: str = ""
 
 
 @dataclass(frozen=True)
@@ -215,6 +219,7 @@ class StepReport:
         generate_s, score_s, teacher_s: summed over the batch's shards; ``learn_s`` of the step
             itself.
         shards: what was learnt, for the ledger.
+        workers: ready by then; 0 where all is one process.
     """
 
     step: int
@@ -234,6 +239,7 @@ class StepReport:
     replayed: int = 0
     teacher_s: float = 0.0
     shards: tuple[LearntShard, ...] = ()
+    workers: int = 0
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ class StageTimes:
         generate_s, score_s: over all workers; ``score_s`` is from question to answer.
         teacher_s: of the teacher's forward passes.
         learn_s: of the learner's steps.
+        worker_s: of all workers that were there, busy or not; 0: as many as the configuration says,
+            all the time.
     """
 
     wall_s: float = 0.0
@@ -36,6 +38,7 @@ class StageTimes:
     score_s: float = 0.0
     teacher_s: float = 0.0
     learn_s: float = 0.0
+    worker_s: float = 0.0
 
     def add(self, report: StepReport, wall_s: float) -> None:
         """Take in a step."""
@@ -44,6 +47,7 @@ class StageTimes:
         self.score_s += report.score_s
         self.teacher_s += report.teacher_s
         self.learn_s += report.learn_s
+        self.worker_s += report.workers * wall_s
 
     @classmethod
     def of_totals(cls, totals: Mapping[str, float]) -> StageTimes:
@@ -54,6 +58,7 @@ class StageTimes:
             score_s=totals["score_seconds"],
             teacher_s=totals["teacher_seconds"],
             learn_s=totals["learn_seconds"],
+            worker_s=totals["worker_seconds"],
         )
 
 
@@ -84,12 +89,13 @@ def judge(times: StageTimes, config: RunConfig, load: float | None = None) -> Ve
     if config.runtime == "inline":
         return _in_turn(times)
     load = _load() if load is None else load
-    count = _counts(config)
     wall = max(times.wall_s, 1e-9)
+    there = times.worker_s or config.workers * wall
+    count = _counts(config, max(1, round(there / wall)))
     # Scores read from a store are computed by nobody: reading them is the workers' time.
     scoring = times.teacher_s if times.teacher_s else times.score_s
     stages = {
-        "generate": min(1.0, times.generate_s / wall / count["generate"]),
+        "generate": min(1.0, times.generate_s / there),
         "score": min(1.0, scoring / wall / count["score"]),
         "learn": min(1.0, times.learn_s / wall),
     }
@@ -124,13 +130,13 @@ def _in_turn(times: StageTimes) -> Verdict:
     return Verdict(longest, stages[longest], advice, stages)
 
 
-def _counts(config: RunConfig) -> dict[str, int]:
+def _counts(config: RunConfig, workers: int) -> dict[str, int]:
     """How many of each stage run side by side."""
     teacher = config.teacher
-    replicas = config.workers
+    replicas = workers
     if teacher is not None and teacher.address is not None:
         replicas = len(teacher.address)
-    return {"generate": config.workers, "score": replicas, "learn": 1}
+    return {"generate": workers, "score": replicas, "learn": 1}
 
 
 def _advice(stage: str, stages: Mapping[str, float], count: Mapping[str, int]) -> str:

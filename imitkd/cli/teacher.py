@@ -25,7 +25,8 @@ Certificate = Annotated[
     Path | None, typer.Option(help="PEM certificate for a teacher that asks its callers for one.")
 ]
 Key = Annotated[Path | None, typer.Option(help="PEM private key of the client certificate.")]
-_ADDRESS = ["127.0.0.1:50051"]
+_LOCAL = "127.0.0.1:50051"
+_ADDRESS = [_LOCAL]
 
 
 @app.command()
@@ -62,6 +63,28 @@ def info(
 
     with connect(address, token_file, roots, client_certificate, client_key) as client:
         print_replicas(client)
+
+
+@app.command()
+def health(
+    address: Annotated[str, typer.Option(help="HOST:PORT or unix:PATH of one server.")] = _LOCAL,
+    roots: Roots = None,
+    client_certificate: Certificate = None,
+    client_key: Key = None,
+    timeout_s: Annotated[float, typer.Option(min=0.1, help="How long it may take.")] = 5.0,
+) -> None:
+    """Ask one server once whether it serves, and end with status 1 where not; for health checks.
+
+    No token is needed.
+    """
+    from teacher_service.channel import Credentials
+    from teacher_service.probe import probe
+
+    shown = Credentials.read(None, roots, client_certificate, client_key)
+    status = probe(address, shown, timeout_s)
+    typer.echo(status)
+    if status != "SERVING":
+        raise typer.Exit(1)
 
 
 @app.command()

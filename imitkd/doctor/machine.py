@@ -77,7 +77,7 @@ def ray(it: Examination) -> list[Finding]:
     joined = cluster.connect()
     try:
         nodes, resources = cluster.resources()
-        placement.plan(config, nodes, resources)
+        placement.plan(config, nodes, resources, cluster.home())
     finally:
         joined.close()
     where = os.environ.get("RAY_ADDRESS", "a local one")

@@ -7,6 +7,7 @@ reaches the driver as itself, one of a constructor does not.
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import warnings
 from pathlib import Path
@@ -17,10 +18,10 @@ import torch
 
 from student_trainer.config import RunConfig
 from student_trainer.ray_runtime.cluster import Ref
+from student_trainer.ray_runtime.inputs import InputsRef, take_inputs
 from student_trainer.ray_runtime.metrics import RunMetrics
 from student_trainer.run_directory import RunDirectory
 from student_trainer.setup import make_learner, make_teacher, make_worker, prepare_vocabulary
-from student_trainer.training_data import kept_data
 from student_trainer.types import (
     ScoredShard,
     ShardTask,
@@ -41,24 +42,24 @@ class RolloutActor:
     Ray calls ``run`` in several threads: one shard is written while others are with the teacher.
     """
 
-    def __init__(self, config: RunConfig, run_path: Path) -> None:
-        self._config, self._run_path = config, run_path
+    def __init__(self, config: RunConfig, run_path: Path, inputs: InputsRef) -> None:
+        self._config, self._run_path, self._inputs = config, run_path, inputs
         self._writing = threading.Lock()
 
     def prepare(self) -> WorkerReady:
-        """Build model and client; the training data lie with the run already.
+        """Take the inputs, build model and client.
 
         Raises:
             UserError: see :mod:`student_trainer.setup`.
         """
         torch.set_num_threads(self._config.worker_threads)
-        vocabulary = prepare_vocabulary(self._config, self._run_path)
+        vocabulary, data = take_inputs(self._config, self._run_path, self._inputs)
         teacher = make_teacher(self._config, vocabulary)
-        data = kept_data(self._config, self._run_path)
         self._worker = make_worker(self._config, vocabulary, data, teacher)
         self._metrics = RunMetrics(self._config.name)
         node = ray.get_runtime_context().get_node_id()
-        return WorkerReady(os.getpid(), self._worker.fit, self._worker.plan, node)
+        fit, plan = self._worker.fit, self._worker.plan
+        return WorkerReady(os.getpid(), fit, plan, node, socket.gethostname())
 
     @ray.method(num_returns=2)
     def run(self, task: ShardTask, weights: WeightsRef) -> tuple[ShardTask, ScoredShard]:

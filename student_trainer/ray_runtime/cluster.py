@@ -58,6 +58,11 @@ def connect(object_store_bytes: int = OBJECT_STORE_BYTES, cpus: int = 1) -> Clus
     return Cluster(started_here=True)
 
 
+def is_joined() -> bool:
+    """Whether the cluster is one at ``RAY_ADDRESS``, which may be of several machines."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
 def _join(address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -103,6 +108,29 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def first_line(error: BaseException) -> str:
     """The first line of a message of many."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@dataclass(frozen=True)
+class Home:
+    """The driver's own node.
+
+    Attributes:
+        node: as Ray names it.
+        cpus, gpus: that it offers to the cluster.
+    """
+
+    node: str
+    cpus: float
+    gpus: float
+
+
+def home() -> Home:
+    """The node this process is connected to the cluster by."""
+    node = ray.get_runtime_context().get_node_id()
+    offered: dict[str, float] = next(
+        (n["Resources"] for n in ray.nodes() if n["NodeID"] == node), {}
+    )
+    return Home(node, offered.get("CPU", 0.0), offered.get("GPU", 0.0))
 
 
 def resources() -> tuple[int, dict[str, float]]:

@@ -6,6 +6,7 @@ learner and weights from the learner to the workers through the object store, ea
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,12 +23,15 @@ from student_trainer.config import RunConfig
 from student_trainer.ledger import note_death, read_toll
 from student_trainer.ray_runtime import cluster, placement
 from student_trainer.ray_runtime.actors import LearnerActor, RolloutActor
-from student_trainer.ray_runtime.pool import ShardHandle, WorkerPool, value_of
+from student_trainer.ray_runtime.inputs import offer_inputs
+from student_trainer.ray_runtime.outcomes import value_of
+from student_trainer.ray_runtime.pool import ShardHandle, WorkerPool
 from student_trainer.run_directory import RunDirectory
+from student_trainer.scaling import requested_workers
 from student_trainer.setup import prepare_vocabulary, student_bytes
-from student_trainer.training_data import make_data
 from student_trainer.types import ShardTask, StepReport, ValidationReport
 
+_log = logging.getLogger(__name__)
 _LOST_ATTEMPTS = 3
 Section = TypeVar("Section", bound=BaseModel)
 
@@ -38,7 +42,9 @@ class RayExecutor:
     def __init__(self, config: RunConfig, run: RunDirectory) -> None:
         """Start or join Ray, start learner and workers, and wait until they are ready.
 
-        The run directory must lie where every node finds it, the corpus where the learner's does.
+        What workers need of corpus and vocabulary travels to them where they may be on other
+        machines. The learner writes the run directory: where it does not run on the driver's
+        machine that must be a shared one, and so must a score store, which workers read.
 
         Raises:
             UserError: no cluster, a cluster too small, or what the actors' set-up raises.
@@ -48,7 +54,7 @@ class RayExecutor:
         # Versions in flight, those of a batch just done included, and room for the shards.
         versions = 2 + (config.rollout.lag + config.rollout.pool - 1) // config.rollout.pool
         store = cluster.OBJECT_STORE_BYTES + versions * student_bytes(config, vocabulary)
-        self._run = run
+        self._run, self._wanted = run, config.workers
         self._versions: dict[int, cluster.Ref] = {}
         self._unchecked: list[cluster.Ref] = []
         self._pool: WorkerPool | None = None
@@ -61,19 +67,25 @@ class RayExecutor:
             raise
 
     def _start(self, config: RunConfig, run: RunDirectory, vocabulary: Vocabulary) -> None:
-        place = placement.plan(config, *cluster.resources())
+        place = placement.plan(config, *cluster.resources(), cluster.home())
         of_learner = config.model_copy(update={"device": place.learner_device})
         learner = ray.remote(LearnerActor).options(**place.learner)
         self._learner = learner.remote(of_learner, run)
+        if place.learner["num_cpus"]:
+            # It has its CPUs before workers ask for any.
+            try:
+                value_of(self._learner.ping.remote())
+            except RayActorError as error:
+                raise _learner_died(error) from error
         preparing = self._learner.prepare.remote()
-        make_data(config, vocabulary, run.path)  # which workers take as it lies there
-        shared = ray.put(config)
+        shared, inputs = ray.put(config), offer_inputs(config, vocabulary, run.path)
         worker = ray.remote(RolloutActor).options(**place.worker)
         self._pool = WorkerPool(
-            lambda: worker.remote(shared, run.path),
+            lambda: worker.remote(shared, run.path, inputs),
             config.workers,
             config.rollout.quarantine,
-            lambda shards: note_death(run, shards),
+            at_start=config.workers_at_start,
+            on_death=lambda shards: note_death(run, shards),
         )
         self._pool.wait_ready()
         self._wait(preparing)
@@ -108,6 +120,7 @@ class RayExecutor:
             TeacherError: the teacher stayed away; named is the shard.
         """
         shards = [h for h in handles if isinstance(h, ShardHandle)]
+        self._follow_request()
         for attempt in range(_LOST_ATTEMPTS):
             try:
                 self._workers.wait_for(shards)
@@ -124,7 +137,7 @@ class RayExecutor:
                 if attempt + 1 == _LOST_ATTEMPTS:
                     raise _ray_fault(cause) from error
             else:
-                return _with_attempts(report, shards)
+                return _with_places(report, shards, len(self._workers.processes()))
             # A node took finished shards with it; the step did not begin without them.
             for handle in shards:
                 self._workers.rerun(handle)
@@ -171,6 +184,18 @@ class RayExecutor:
         """Process ids of the rollout workers that are ready."""
         return self._workers.processes()
 
+    def _follow_request(self) -> None:
+        """Resize the pool where somebody asked for another number of workers.
+
+        Raises:
+            UserError: see :func:`~student_trainer.scaling.requested_workers`.
+        """
+        wanted = requested_workers(self._run) or self._wanted
+        if wanted != self._wanted:
+            _log.info("asked for %d rollout workers instead of %d", wanted, self._wanted)
+            self._wanted = wanted
+            self._workers.resize(wanted)
+
     @property
     def _workers(self) -> WorkerPool:
         assert self._pool is not None, "the executor is closed"
@@ -190,21 +215,25 @@ class RayExecutor:
                 value_of(one)
             return value_of(ref)
         except RayActorError as error:
-            raise UserError(
-                f"the learner's process died ({cluster.first_line(error)}); look at the machine's "
-                "memory, then continue with --resume"
-            ) from error
+            raise _learner_died(error) from error
 
 
 def _ray_fault(error: RayError) -> UserError:
     return UserError(f"Ray failed ({cluster.first_line(error)}); continue with --resume")
 
 
-def _with_attempts(report: StepReport, handles: Sequence[ShardHandle]) -> StepReport:
+def _learner_died(error: RayActorError) -> UserError:
+    return UserError(
+        f"the learner's process died ({cluster.first_line(error)}); look at the machine's memory, "
+        "then continue with --resume"
+    )
+
+
+def _with_places(report: StepReport, handles: Sequence[ShardHandle], workers: int) -> StepReport:
     """The learner's report with what only the pool knows."""
     pairs = zip(report.shards, handles, strict=True)
-    shards = tuple(replace(shard, attempts=handle.attempts) for shard, handle in pairs)
-    return replace(report, shards=shards)
+    shards = tuple(replace(s, attempts=handle.attempts, host=handle.host) for s, handle in pairs)
+    return replace(report, shards=shards, workers=workers)
 
 
 def _absolute(section: Section) -> Section:

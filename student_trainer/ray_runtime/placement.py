@@ -2,7 +2,9 @@
 
 On one machine actors reserve no CPU: their threads are pinned by the configuration and the
 operating system shares the cores, so several workers run on a laptop with two. On several nodes
-each reserves as many CPUs as it has threads, and Ray spreads them.
+each reserves as many CPUs as it has threads, and Ray spreads the workers. The learner stays with
+the driver, since it writes the run directory; only a learner on a GPU goes where there is one. The
+driver's machine may offer fewer CPUs than the learner has threads, or none, to keep workers off.
 """
 
 from __future__ import annotations
@@ -11,8 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
 from seq2seq.errors import UserError
 from student_trainer.config import RunConfig
+from student_trainer.ray_runtime.cluster import Home
 from student_trainer.ray_runtime.pool import DEPTH
 
 
@@ -30,12 +35,15 @@ class Placement:
     learner_device: str
 
 
-def plan(config: RunConfig, nodes: int, resources: Mapping[str, float]) -> Placement:
+def plan(
+    config: RunConfig, nodes: int, resources: Mapping[str, float], home: Home | None = None
+) -> Placement:
     """Place the run's actors.
 
     Args:
         nodes: machines of the cluster.
         resources: of all machines together, as Ray counts them (``CPU``, ``GPU``).
+        home: the driver's machine; None: unknown, the learner may run anywhere.
 
     Raises:
         UserError: the cluster is too small; waiting for room would never end.
@@ -51,13 +59,23 @@ def plan(config: RunConfig, nodes: int, resources: Mapping[str, float]) -> Place
     worker: dict[str, Any] = shared | {"num_cpus": 0, "max_concurrency": DEPTH}
     learner: dict[str, Any] = shared | {"num_cpus": 0, "num_gpus": int(on_gpu)}
     if nodes > 1:
-        needed = config.workers * config.worker_threads + config.learner_threads
-        if needed > resources.get("CPU", 0):
-            raise UserError(
-                f"{config.workers} workers of {config.worker_threads} threads and a learner of "
-                f"{config.learner_threads} need {needed} CPUs, the Ray cluster has "
-                f"{resources.get('CPU', 0):.0f}; lower workers or add nodes"
-            )
-        worker |= {"num_cpus": config.worker_threads, "scheduling_strategy": "SPREAD"}
         learner |= {"num_cpus": config.learner_threads}
+        if home is not None and (not on_gpu or home.gpus >= 1):
+            stay = NodeAffinitySchedulingStrategy(home.node, soft=False)
+            cpus = min(config.learner_threads, int(home.cpus))
+            learner |= {"num_cpus": cpus, "scheduling_strategy": stay}
+        worker |= {"num_cpus": config.worker_threads, "scheduling_strategy": "SPREAD"}
+        _check_room(config, learner["num_cpus"], resources.get("CPU", 0))
     return Placement(worker, learner, "cuda" if on_gpu else "cpu")
+
+
+def _check_room(config: RunConfig, learner_cpus: int, offered: float) -> None:
+    """Whether the workers that the run begins with, and the learner, fit the cluster."""
+    count = config.workers_at_start or config.workers
+    needed = count * config.worker_threads + learner_cpus
+    if needed > offered:
+        raise UserError(
+            f"{count} workers of {config.worker_threads} threads and a learner of {learner_cpus} "
+            f"need {needed} CPUs, the Ray cluster has {offered:.0f}; lower workers (or "
+            "workers_at_start, where more nodes will join) or add nodes"
+        )

@@ -23,11 +23,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayActorError
 
 from seq2seq.errors import UserError
 from student_trainer.ledger import Toll
 from student_trainer.ray_runtime.cluster import Ref, first_line
+from student_trainer.ray_runtime.outcomes import died, lost_with_node, machines_lost, value_of
 from student_trainer.types import ScoredShard, ShardTask, WorkerReady
 
 _log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class ShardHandle:
         error: what running it came to instead; raised when its batch is asked for.
         kills: workers that died while they held it.
         attempts: how often it was handed to a worker.
+        host: name of the machine it was handed to last.
     """
 
     task: ShardTask
@@ -59,43 +61,58 @@ class ShardHandle:
     error: Exception | None = None
     kills: int = 0
     attempts: int = 0
+    host: str = ""
 
 
 @dataclass(eq=False)
 class _Worker:
-    """An actor, and the shards it was given, oldest first."""
+    """An actor, and the shards it was given, oldest first.
+
+    Attributes:
+        losses: machines the cluster had lost when the actor was asked for.
+        leaving: gets no more shards, and goes when it has none.
+    """
 
     actor: Any
     preparing: Ref | None
     number: int
+    losses: int
     ready: WorkerReady | None = None
     shards: list[ShardHandle] = field(default_factory=list)
+    leaving: bool = False
 
     def takes(self, handle: ShardHandle) -> bool:
         """Whether there is room; a shard under suspicion is alone with its worker."""
-        if self.preparing is not None or any(h.kills for h in self.shards):
+        if self.leaving or self.preparing is not None or any(h.kills for h in self.shards):
             return False
         return len(self.shards) < (1 if handle.kills else DEPTH)
 
 
 class WorkerPool:
-    """A fixed number of workers behind one queue, in order of batches."""
+    """Workers behind one queue, in order of batches.
+
+    All are asked for at once. One that the cluster has no room for waits in Ray until a machine
+    joins, and takes shards from then on; one that goes with its machine is asked for anew.
+    """
 
     def __init__(
         self,
         start: Callable[[], Any],
         count: int,
         quarantine: int = 0,
+        at_start: int | None = None,
         on_death: Callable[[Sequence[ShardTask]], None] = lambda shards: None,
     ) -> None:
-        """Start the workers.
+        """Ask for the workers.
 
         Args:
             start: a new actor with ``prepare`` and ``run``.
             quarantine: how many shards may be left out before it is an error.
+            at_start: how many :meth:`wait_ready` waits for; None: all.
             on_death: told the shards that a dead worker held, if they may have killed it.
         """
         self._start = start
+        self._at_start = count if at_start is None else at_start
         self._numbers = itertools.count()
         self._failed_starts = 0
         self._ready: WorkerReady | None = None
@@ -120,12 +137,12 @@ class WorkerPool:
         self._suspects = {shard: min(kills, worst) for shard, kills in toll.deaths.items()}
 
     def wait_ready(self) -> None:
-        """Return when every worker is ready for shards.
+        """Return when the workers wanted at the start are ready for shards.
 
         Raises:
             Exception: what ``prepare`` raised.
         """
-        while any(w.preparing is not None for w in self._workers):
+        while sum(w.preparing is None for w in self._workers) < self._at_start:
             self._turn()
 
     def wait_for(self, handles: Sequence[ShardHandle]) -> None:
@@ -144,6 +161,17 @@ class WorkerPool:
         """Return when another call has ended, well or not; meanwhile shards go on."""
         while not self._turn(ref):
             pass
+
+    def resize(self, count: int) -> None:
+        """Ask for more workers, or let some go: those that wait for room and the youngest first,
+        each when its shards are done."""
+        staying = [w for w in self._workers if not w.leaving]
+        self._workers += [self._new_worker() for _ in range(count - len(staying))]
+        staying.sort(key=lambda w: (w.preparing is None, -w.number))
+        for worker in staying[: max(0, len(staying) - count)]:
+            worker.leaving = True
+        self._let_go()
+        self._dispatch()
 
     def rerun(self, handle: ShardHandle) -> None:
         """The scored shard was lost with the node that held it: have it made again."""
@@ -182,6 +210,7 @@ class WorkerPool:
             heapq.heappop(self._waiting)
             handle.receipt, handle.shard = worker.actor.run.remote(handle.task, handle.weights)
             handle.attempts += 1
+            handle.host = worker.ready.host if worker.ready is not None else ""
             worker.shards.append(handle)
 
     def _turn(self, ref: Ref | None = None) -> bool:
@@ -194,8 +223,15 @@ class WorkerPool:
         ready = set(found)
         for worker in list(self._workers):
             self._look_at(worker, ready)
+        self._let_go()
         self._dispatch()
         return ref is not None and ref in ready
+
+    def _let_go(self) -> None:
+        """End the workers that are to leave and hold no shard."""
+        for worker in [w for w in self._workers if w.leaving and not w.shards]:
+            ray.kill(worker.actor)
+            self._workers.remove(worker)
 
     def _look_at(self, worker: _Worker, ready: set[Ref]) -> None:
         """Take in what this worker finished."""
@@ -214,7 +250,7 @@ class WorkerPool:
                 value_of(handle.receipt)
                 handle.done = True
             except Exception as error:
-                if isinstance(error, RayActorError) and _died(worker.actor, error):
+                if isinstance(error, RayActorError) and died(worker.actor, error):
                     death = error
                     continue
                 handle.error = error
@@ -232,7 +268,8 @@ class WorkerPool:
         # Where the process is only out of reach: it must not go on in secret.
         ray.kill(dead.actor)
         self._workers.remove(dead)
-        if dead.preparing is not None:
+        with_machine = dead.losses != machines_lost()
+        if dead.preparing is not None and not with_machine:
             self._failed_starts += 1
             if self._failed_starts >= STARTS_ALLOWED:
                 raise UserError(
@@ -240,7 +277,7 @@ class WorkerPool:
                     f"({first_line(reason)}); give the machine more memory or lower workers"
                 ) from reason
         again = []
-        to_blame = not _lost_with_node(dead)
+        to_blame = not lost_with_node(dead.ready)
         if to_blame and dead.shards:
             self._on_death([handle.task for handle in dead.shards])
         for handle in dead.shards:
@@ -251,13 +288,18 @@ class WorkerPool:
             else:
                 self._queue(handle)
                 again.append(str(handle.task))
-        fresh = self._new_worker()
-        self._workers.append(fresh)
-        _log.warning(
-            "rollout worker %d (process %s) died, worker %d takes its place; run again: %s",
+        heir = "nobody"
+        if not dead.leaving:
+            self._workers.append(self._new_worker())
+            heir = f"worker {self._workers[-1].number}"
+        # One that waited for room where a machine went is not worth a word: there may be many.
+        waited = dead.preparing is not None and with_machine
+        _log.log(
+            logging.INFO if waited else logging.WARNING,
+            "rollout worker %d (process %s) died, %s takes its place; run again: %s",
             dead.number,
             dead.ready.pid if dead.ready else "not yet ready",
-            fresh.number,
+            heir,
             ", ".join(again) or "nothing",
         )
 
@@ -277,32 +319,4 @@ class WorkerPool:
 
     def _new_worker(self) -> _Worker:
         actor = self._start()
-        return _Worker(actor, actor.prepare.remote(), next(self._numbers))
-
-
-def _died(actor: Any, error: RayActorError) -> bool:
-    """Whether it is this actor that died: a call also fails with the one that made its input."""
-    return error.actor_id in (None, actor._actor_id.hex())
-
-
-def _lost_with_node(worker: _Worker) -> bool:
-    """Whether its machine went away: no shard is to blame for that."""
-    if worker.ready is None or not worker.ready.node:
-        return False
-    return any(n["NodeID"] == worker.ready.node and not n["Alive"] for n in ray.nodes())
-
-
-def value_of(ref: Ref) -> Any:
-    """The value of a finished call, or its exception as the actor raised it.
-
-    Raises:
-        Exception: what the call raised; Ray's own account with the remote traceback is its cause.
-        RayActorError: the actor's process died.
-    """
-    try:
-        return ray.get(ref)
-    except RayTaskError as error:
-        cause = error.cause
-        if isinstance(cause, RayError) or not isinstance(cause, Exception):
-            raise
-        raise cause from error
+        return _Worker(actor, actor.prepare.remote(), next(self._numbers), machines_lost())

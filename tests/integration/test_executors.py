@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,10 +21,17 @@ import ray
 
 from imitkd.serving import serve_arguments, serving
 from seq2seq.errors import UserError
-from student_trainer.config import RunConfig, make_config
+from student_trainer.config import RunConfig, dump_config, make_config
 from student_trainer.driver import Driver
+from student_trainer.ledger_check import check_ledger
+from student_trainer.ray_runtime.actors import RolloutActor
 from student_trainer.ray_runtime.executor import RayExecutor
+from student_trainer.ray_runtime.inputs import offer_inputs
 from student_trainer.run_directory import RunDirectory
+from student_trainer.run_lock import held
+from student_trainer.scaling import request_workers
+from student_trainer.setup import prepare_vocabulary
+from student_trainer.training_data import make_data
 from student_trainer.training import make_executor, train
 from student_trainer.types import ShardTask, StepReport, ValidationReport
 from teacher_service.errors import TeacherUnavailable
@@ -119,6 +127,8 @@ def test_ray_gives_what_inline_gives(config_of, reference, tmp_path, pool, lag, 
     expected, expected_checkpoint = reference(config)
     assert len(losses) == STEPS and losses == expected
     assert checkpoint == expected_checkpoint
+    account = check_ledger(RunDirectory(tmp_path / "run"))
+    assert account.holds and account.hosts == {socket.gethostname(): 3 * STEPS}
 
 
 def test_the_rules_give_different_runs(config_of, reference):
@@ -232,6 +242,38 @@ def test_a_dead_learner_is_named_whoever_misses_it_first(config_of, tmp_path):
         handles = [executor.submit(ShardTask(0, j, 0, 0.0)) for j in range(3)]
         with pytest.raises(UserError, match=r"the learner's process died .*--resume"):
             executor.learn(handles)
+
+
+def test_a_worker_needs_no_file_of_the_drivers(config_of, tmp_path, tiny_corpus):
+    """Neither corpus nor vocabulary nor run directory: a machine that joins has none of them."""
+    config = config_of(runtime="ray")
+    vocabulary = prepare_vocabulary(config, tmp_path / "run")
+    inputs = offer_inputs(config, vocabulary, tmp_path / "run", travel=True)
+    nowhere = config.model_copy(
+        update={
+            "corpus": config.corpus.model_copy(update={"path": Path("/nowhere")}),
+            "vocabulary": config.vocabulary.model_copy(update={"from_": Path("/nowhere")}),
+        }
+    )
+    actor = ray.remote(RolloutActor).options(num_cpus=0).remote(nowhere, Path("/nowhere"), inputs)
+    try:
+        ready = ray.get(actor.prepare.remote())
+    finally:
+        ray.kill(actor)
+    assert ready.plan == make_data(config, vocabulary).plan.digest
+    assert ready.host == socket.gethostname()
+
+
+def test_a_run_is_asked_for_more_workers_while_it_is_on(config_of, reference, tmp_path):
+    config = config_of(runtime="ray", workers=1, rollout__pool=4, rollout__lag=4)
+    run = RunDirectory(tmp_path / "run")
+    with held(run.path) as run.fence:
+        run.write_config(dump_config(config))
+        with contextlib.closing(RayExecutor(config, run)) as executor:
+            losses = Losses(3, lambda: request_workers(RunDirectory(run.path), 2))
+            Driver(config, executor, [losses]).run()
+            assert len(executor._workers._workers) == 2
+    assert losses.found == reference(config)[0]
 
 
 def test_a_fault_in_the_set_up_of_actors_is_the_users_own_line(config_of, tmp_path):

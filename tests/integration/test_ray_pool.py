@@ -17,7 +17,8 @@ from seq2seq.data import Fit
 from seq2seq.errors import UserError
 from student_trainer.ledger import Toll
 from student_trainer.ray_runtime import pool as pool_module
-from student_trainer.ray_runtime.pool import DEPTH, ShardHandle, WorkerPool, value_of
+from student_trainer.ray_runtime.outcomes import value_of
+from student_trainer.ray_runtime.pool import DEPTH, ShardHandle, WorkerPool
 from student_trainer.types import ShardTask, WorkerReady
 from teacher_service.errors import TeacherMismatch
 
@@ -39,6 +40,7 @@ def pool_of() -> Iterator[Callable[..., WorkerPool]]:
         begin: Callable[[int], None] = lambda number: None,
         quarantine: int = 0,
         side_by_side: int = 1,
+        at_start: int | None = None,
         on_death: Callable[[Any], None] = lambda shards: None,
     ) -> WorkerPool:
         # A class of this function travels to the workers by value; this module is not theirs.
@@ -48,7 +50,7 @@ def pool_of() -> Iterator[Callable[..., WorkerPool]]:
 
             def prepare(self) -> WorkerReady:
                 begin(self._number)
-                return WorkerReady(os.getpid(), Fit(3, 2), plan="p")
+                return WorkerReady(os.getpid(), Fit(3, 2), plan="p", host=f"host{self._number}")
 
             @ray.method(num_returns=2)
             def run(self, task: Any, weights: object) -> tuple[Any, Any]:
@@ -56,7 +58,9 @@ def pool_of() -> Iterator[Callable[..., WorkerPool]]:
 
         numbers = iter(range(100))
         actor = ray.remote(Scripted).options(num_cpus=0, max_concurrency=side_by_side)
-        pool = WorkerPool(lambda: actor.remote(next(numbers)), count, quarantine, on_death)
+        pool = WorkerPool(
+            lambda: actor.remote(next(numbers)), count, quarantine, at_start, on_death
+        )
         pools.append(pool)
         return pool
 
@@ -206,6 +210,112 @@ def test_no_shard_is_blamed_for_a_lost_machine(pool_of, monkeypatch):
     while pool._workers[0] is first:
         pool._turn()
     assert (handle.kills, handle.attempts) == (0, 1)
+
+
+def test_a_worker_that_gets_room_later_takes_shards_from_then_on(pool_of, tmp_path):
+    """The second one waits, as it would in Ray for a machine to join."""
+    gate, hold = tmp_path / "open", tmp_path / "hold"
+
+    def begin(number: int) -> None:
+        while number == 1 and not os.path.exists(gate):
+            time.sleep(0.01)
+
+    def work(number: int, batch: int) -> int:
+        while number == 0 and os.path.exists(hold):
+            time.sleep(0.01)
+        return number
+
+    pool = pool_of(2, work, begin, at_start=1)
+    pool.wait_ready()
+    assert len(pool.processes()) == 1
+    alone = submit(pool, *(task(b) for b in range(4)))
+    pool.wait_for(alone)
+    assert results(alone) == [0] * 4 and {h.host for h in alone} == {"host0"}
+    hold.touch()
+    together = submit(pool, *(task(b) for b in range(4, 10)))
+    gate.touch()
+    while not any(h.done for h in together):
+        pool._turn()
+    hold.unlink()
+    pool.wait_for(together)
+    assert set(results(together)) == {0, 1}
+    assert {h.host for h in together} == {"host0", "host1"}
+
+
+def test_a_pool_grows_and_shrinks_and_loses_nothing(pool_of, tmp_path):
+    gate = tmp_path / "open"
+
+    def work(number: int, batch: int) -> tuple[int, int]:
+        while batch < 6 and not os.path.exists(gate):
+            time.sleep(0.01)
+        return number, batch
+
+    pool = pool_of(1, work)
+    pool.wait_ready()
+    handles = submit(pool, *(task(b) for b in range(12)))
+    pool.resize(3)
+    while len(pool.processes()) < 3:
+        pool._turn()
+    assert {h.host for h in handles if h.receipt} == {"host0", "host1", "host2"}
+    pool.resize(1)
+    assert len(pool.processes()) == 3, "they hold shards"
+    gate.touch()
+    pool.wait_for(handles)
+    assert sorted(batch for _, batch in results(handles)) == list(range(12))
+    assert all(h.attempts == 1 for h in handles)
+    assert [w.number for w in pool._workers] == [0]
+    assert {number for number, batch in results(handles) if batch >= 9} == {0}
+
+
+def test_those_that_wait_for_room_are_let_go_first_and_at_once(pool_of):
+    def begin(number: int) -> None:
+        while number:
+            time.sleep(0.01)
+
+    pool = pool_of(3, begin=begin, at_start=1)
+    pool.wait_ready()
+    pool.resize(1)
+    assert [w.number for w in pool._workers] == [0]
+
+
+def test_one_that_dies_while_it_leaves_has_no_heir(pool_of, tmp_path):
+    gate = tmp_path / "open"
+
+    def work(number: int, batch: int) -> int:
+        while not os.path.exists(gate):
+            time.sleep(0.01)
+        if number == 1:
+            os._exit(9)
+        return number
+
+    pool = pool_of(2, work)
+    pool.wait_ready()
+    handles = submit(pool, task(0), task(1))
+    pool.resize(1)
+    gate.touch()
+    pool.wait_for(handles)
+    assert results(handles) == [0, 0] and [w.number for w in pool._workers] == [0]
+
+
+def test_machines_lost_while_workers_start_on_them_do_not_end_it(pool_of, tmp_path, monkeypatch):
+    """Four deaths in a row, each with its machine; the fifth worker is well."""
+    nodes: list[dict[str, Any]] = []
+    monkeypatch.setattr(pool_module.ray, "nodes", lambda: nodes)
+
+    def begin(number: int) -> None:
+        if number < 4:
+            while not os.path.exists(tmp_path / str(number)):
+                time.sleep(0.01)
+            os._exit(9)
+
+    pool = pool_of(1, begin=begin)
+    for number in range(4):
+        nodes.append({"NodeID": str(number), "Alive": False})
+        (tmp_path / str(number)).touch()
+        while pool._workers[0].number == number:
+            pool._turn()
+    pool.wait_ready()
+    assert pool._workers[0].number == 4
 
 
 def test_workers_that_die_before_they_are_ready_end_it(pool_of):

@@ -32,7 +32,7 @@ from tests.unit.teacher_service.support import tiny_config
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS, CHECKPOINT, KILLED_AFTER = 12, 4, 10
-TIMES = ("generate_s", "score_s", "teacher_s", "learn_s", "wall_s", "idle_s", "seconds")
+TIMES = ("generate_s", "score_s", "teacher_s", "learn_s", "wall_s", "idle_s", "worker_s", "seconds")
 Config = dict[str, Any]
 
 

@@ -119,6 +119,15 @@ def test_the_chain_of_commands(commands: Commands) -> None:
     ]
 
 
+def test_with_a_teacher_that_serves_already_none_is_started(commands: Commands) -> None:
+    overrides = ["teacher.token_file=token"]
+    Demo(Path("out"), Path("data"), overrides, served="teacher:50051").run()
+    (training,) = [line for line in commands.lines if line.startswith("train")]
+    assert " teacher.address=teacher:50051 teacher.token_file=token " in training
+    assert not [x for x in commands.lines if x.startswith("teacher") or x == "SIGTERM"]
+    assert [x.split()[0] for x in commands.lines] == ["data", "train", *["evaluate"] * 5]
+
+
 def test_the_summary(commands: Commands) -> None:
     returned = Demo(Path("out"), Path("data"), []).run()
     summary = json.loads(Path("out/summary.json").read_text())

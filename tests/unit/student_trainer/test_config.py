@@ -311,3 +311,9 @@ def test_a_circle_of_two_files(tmp_path):
     (tmp_path / "a.yaml").write_text("extends: b.yaml\n")
     (tmp_path / "b.yaml").write_text("extends: a.yaml\n")
     assert "extends itself" in refused(tmp_path / "a.yaml")
+
+
+def test_a_run_cannot_begin_with_more_workers_than_it_has(write):
+    assert load_config(write(workers=3, workers_at_start=3)).workers_at_start == 3
+    expected = "workers_at_start 4 is more than workers 3"
+    assert expected in refused(write(workers=3, workers_at_start=4))

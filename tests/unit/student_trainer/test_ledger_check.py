@@ -107,6 +107,27 @@ def test_shards_run_again_and_quarantined_are_told(written, checked, tmp_path):
     assert account.verdict().endswith("run again 2; quarantined: batch 2 shard 0")
 
 
+def test_who_wrote_the_shards_is_counted_where_it_counts(written, checked):
+    """Batches 2 and 3 were rolled back, and made again elsewhere."""
+    records = written((0, 4), (2, 5))
+    for record in records:
+        if record["kind"] == "batch":
+            record["hosts"] = ["a", "b"]
+    assert checked(records, 5).hosts == {"a": 5, "b": 5}
+    for record in records[:5]:
+        record["hosts"] = ["a", "a"]
+    assert checked(records, 5).hosts == {"a": 2 * 2 + 3, "b": 3}
+
+
+def test_the_ledger_keeps_hosts_where_there_are_any(tmp_path):
+    run = RunDirectory(tmp_path)
+    ledger = Ledger(run, Beginning(1, 0, PLAN.digest, POOL, LAG, SHARDS, TEACHER))
+    ledger.on_step(report(0, shards(0)), 1.0)
+    ledger.on_step(report(1, shards(1, host="a")), 1.0)
+    _, first, second = run.ledger.read()
+    assert "hosts" not in first and second["hosts"] == ["a", "a"]
+
+
 def drop(records: Records) -> None:
     del records[5]
 

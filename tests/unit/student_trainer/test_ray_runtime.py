@@ -11,8 +11,12 @@ import torch
 from seq2seq.errors import UserError
 from student_trainer.config import RunConfig
 from student_trainer.ray_runtime import actors, cluster
+from student_trainer.ray_runtime.cluster import Home
 from student_trainer.ray_runtime.executor import _absolute
 from student_trainer.ray_runtime.placement import plan
+
+# A node as Ray names it.
+HERE = "ab" * 28
 
 
 @pytest.fixture
@@ -33,6 +37,32 @@ def test_on_several_machines_threads_are_reserved_and_workers_spread(config_of):
     assert found.worker["scheduling_strategy"] == "SPREAD"
     with pytest.raises(UserError, match="need 10 CPUs, the Ray cluster has 9; lower workers"):
         plan(config, 2, {"CPU": 9.0})
+
+
+@pytest.mark.parametrize(("offered", "reserved"), [(8.0, 4), (1.0, 1), (0.0, 0)])
+def test_the_learner_stays_where_the_run_directory_is(config_of, offered, reserved):
+    config = config_of(workers=2, learner_threads=4)
+    found = plan(config, 3, {"CPU": 2.0 + offered}, Home(HERE, offered, 0.0))
+    strategy = found.learner["scheduling_strategy"]
+    assert (strategy.node_id, strategy.soft) == (HERE, False)
+    assert found.learner["num_cpus"] == reserved
+    assert found.worker["scheduling_strategy"] == "SPREAD"
+
+
+def test_a_learner_on_a_gpu_goes_where_one_is(config_of):
+    config = config_of(device="cuda")
+    resources = {"CPU": 8.0, "GPU": 1.0}
+    elsewhere = plan(config, 2, resources, Home(HERE, 4.0, 0.0)).learner
+    assert "scheduling_strategy" not in elsewhere and elsewhere["num_gpus"] == 1
+    here = plan(config, 2, resources, Home(HERE, 4.0, 1.0)).learner
+    assert here["scheduling_strategy"].node_id == HERE
+
+
+def test_only_the_workers_of_the_start_must_fit(config_of):
+    config = config_of(workers=100, workers_at_start=2)
+    assert plan(config, 3, {"CPU": 2.0}, Home(HERE, 0.0, 0.0)).worker["num_cpus"] == 1
+    with pytest.raises(UserError, match=r"2 workers .* 2 CPUs, the Ray cluster has 1; .*at_start"):
+        plan(config, 3, {"CPU": 1.0}, Home(HERE, 0.0, 0.0))
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:3"])

@@ -177,6 +177,7 @@ def test_totals_are_sums_over_steps(run):
         "idle_s": 0.125,
         "teacher_s": 0.0625,
         "wall_s": 2.0,
+        "worker_s": 3.0,
     }
     assert run.totals()["sentences"] == 0
     for _ in range(4):
@@ -193,4 +194,5 @@ def test_totals_are_sums_over_steps(run):
         "learner_idle_seconds": 0.5,
         "teacher_seconds": 0.25,
         "step_seconds": 8.0,
+        "worker_seconds": 12.0,
     }

@@ -46,6 +46,15 @@ def test_generation_bounds(config_of):
     assert "workers=3 instead of 2 ≈ +50%" in verdict.advice
 
 
+def test_workers_that_were_not_there_were_not_idle(config_of):
+    """Eight were asked for; for 60 of 100 seconds there was one, for 40 there were three."""
+    config = config_of(workers=8)
+    there = StageTimes(100.0, 171.0, 60.0, 40.0, 30.0, worker_s=60.0 + 3 * 40.0)
+    verdict = judge(there, config, load=0.0)
+    assert (verdict.stage, verdict.utilisation) == ("generate", 0.95)
+    assert "workers=3 instead of 2" in verdict.advice
+
+
 def test_the_learner_bounds(config_of):
     verdict = judge(times(100.0, 40.0, 90.0), config_of(), load=2.0)
     assert verdict.stage == "learn" and "at most +80% until another" in verdict.advice

@@ -1,0 +1,32 @@
+#!/bin/sh
+# One node of a Ray cluster.
+#
+#   ray-node head              the cluster itself; runs no actors
+#   ray-node worker            room for rollout workers, $WORKER_CPUS of them at one thread each
+#   ray-node driver COMMAND    a node that keeps workers away, and a command that trains on the cluster
+#
+# $RAY_HEAD is host:port of the head. The token is in the file $RAY_AUTH_TOKEN_PATH.
+set -eu
+
+store="--object-store-memory=${OBJECT_STORE_BYTES:-402653184}"
+role=$1
+shift
+case $role in
+head)
+    # No dashboard: it and its Jobs API are one more thing that listens, and nothing here needs them.
+    exec ray start --head --block --port="${RAY_HEAD##*:}" --num-cpus=0 --include-dashboard=false \
+        --disable-usage-stats "$store"
+    ;;
+worker)
+    exec ray start --block --address="$RAY_HEAD" --num-cpus="${WORKER_CPUS:-1}" "$store"
+    ;;
+driver)
+    ray start --address="$RAY_HEAD" --num-cpus=0 "$store" >&2
+    # The node's processes end with the container, and so with the command.
+    RAY_ADDRESS=$RAY_HEAD exec "$@"
+    ;;
+*)
+    echo "ray-node: head, worker or driver, not '$role'" >&2
+    exit 2
+    ;;
+esac
