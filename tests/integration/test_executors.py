@@ -31,8 +31,8 @@ from student_trainer.run_directory import RunDirectory
 from student_trainer.run_lock import held
 from student_trainer.scaling import request_workers
 from student_trainer.setup import prepare_vocabulary
-from student_trainer.training_data import make_data
 from student_trainer.training import make_executor, train
+from student_trainer.training_data import make_data
 from student_trainer.types import ShardTask, StepReport, ValidationReport
 from teacher_service.errors import TeacherUnavailable
 
