@@ -10,7 +10,7 @@ from pathlib import Path
 def main() -> int:
     """Parse the command line, train.
 
-    Exit status: 0 done, 1 interrupted, 2 a wrong command line or a fault the user can mend; one
+    Exit status: 0 done, 130 interrupted, 2 a wrong command line or a fault the user can mend; one
     line on stderr says which.
     """
     parser = argparse.ArgumentParser(prog="python -m student_trainer", description=__doc__)
@@ -39,7 +39,7 @@ def main() -> int:
         return 2
     except KeyboardInterrupt:
         print(interrupted(arguments.output), file=sys.stderr)
-        return 1
+        return 130
     return 0
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager
-from typing import Any
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, TypeVar
 
 import grpc
 
 from protos.teacher.v1 import teacher_pb2 as pb
-from teacher_service.faults import status_of
+from teacher_service.faults import Metadata, status_of
 from teacher_service.refusals import (
     BadCredential,
     Expired,
@@ -28,6 +28,7 @@ _SERVICE = "/teacher.v1.TeacherService/"
 _METHODS = {method.name for method in pb.DESCRIPTOR.services_by_name["TeacherService"].methods}
 _HEALTH = "/grpc.health.v1.Health/"
 
+T = TypeVar("T")
 Report = Callable[[CallReport], None]
 
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler | None]]
@@ -137,9 +138,10 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
         self, name: str, behaviour: Callable[..., Awaitable[Any]]
     ) -> Callable[..., Awaitable[Any]]:
         async def call(request: Any, context: grpc.aio.ServicerContext) -> Any:
-            async with self._inside(name, request, context, _Sender(context)):
-                reply = await behaviour(_parsed(request), context)
-            return reply
+            def work() -> Awaitable[Any]:
+                return behaviour(_parsed(request), context)
+
+            return await self._answered(name, request, context, _Sender(context), work)
 
         return call
 
@@ -150,20 +152,25 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
         # at once, not when the generator happens to be collected.
         async def call(request: Any, context: grpc.aio.ServicerContext) -> None:
             sender = _Sender(context)
-            async with (
-                self._inside(name, request, context, sender),
-                aclosing(behaviour(_parsed(request), context)) as replies,
-            ):
-                async for reply in replies:
-                    await sender.send(reply)
+
+            async def work() -> None:
+                async with aclosing(behaviour(_parsed(request), context)) as replies:
+                    async for reply in replies:
+                        await sender.send(reply)
+
+            await self._answered(name, request, context, sender, work)
 
         return call
 
-    @asynccontextmanager
-    async def _inside(
-        self, name: str, request: Any, context: grpc.aio.ServicerContext, sender: _Sender
-    ) -> AsyncIterator[None]:
-        """The gate, the status and the report around a call."""
+    async def _answered(
+        self,
+        name: str,
+        request: Any,
+        context: grpc.aio.ServicerContext,
+        sender: _Sender,
+        work: Callable[[], Awaitable[T]],
+    ) -> T | None:
+        """What ``work`` comes to, with gate, status and report around it; None where it failed."""
         started = time.monotonic()
 
         def ended(code: grpc.StatusCode, error: Exception | None = None) -> None:
@@ -174,7 +181,7 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
             code, message, metadata = status_of(error)
             ended(code, error)
             await sender.idle()
-            await context.abort(code, message, metadata)
+            _end(context, code, message, metadata)
 
         bound = self._default_deadline_s if context.time_remaining() is None else None
         limit = asyncio.timeout(bound)
@@ -182,7 +189,7 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
             self._gate.enter()
             try:
                 async with limit:
-                    yield
+                    reply = await work()
             finally:
                 self._gate.leave()
         except asyncio.CancelledError:
@@ -190,12 +197,24 @@ class StatusInterceptor(grpc.aio.ServerInterceptor):
             late = remaining is not None and remaining <= 0
             ended(grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED)
             raise
-        except grpc.aio.AbortError:
-            raise
         except Exception as error:  # every fault must become a status
             await refuse(_too_slow(bound) if limit.expired() else error)
-        else:
-            ended(grpc.StatusCode.OK)
+            return None
+        ended(grpc.StatusCode.OK)
+        return reply
+
+
+def _end(
+    context: grpc.aio.ServicerContext, code: grpc.StatusCode, message: str, metadata: Metadata
+) -> None:
+    """Give a call the status it ends with when its handler returns.
+
+    Not by way of ``context.abort``: what that raises carries frames of gRPC's compiled part, which
+    the garbage collector has met after they were freed.
+    """
+    context.set_trailing_metadata(metadata)
+    context.set_code(code)
+    context.set_details(message)
 
 
 def _too_slow(seconds: float | None) -> Expired:
@@ -220,8 +239,9 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> grpc.RpcMethodHandler | None:
         """Answer in the handler's place where the token is missing or wrong."""
+        handler = await continuation(handler_call_details)
         if handler_call_details.method.startswith(_HEALTH):
-            return await continuation(handler_call_details)
+            return handler
         metadata = dict(handler_call_details.invocation_metadata or ())
         given = metadata.get("authorization")
         if given is None:
@@ -231,15 +251,19 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
         elif not hmac.compare_digest(_bytes(given), self._expected):
             error = BadCredential("wrong bearer token; ask whoever runs this teacher")
         else:
-            return await continuation(handler_call_details)
-        return self._refusing(_method_name(handler_call_details.method), error)
+            return handler
+        streams = handler is not None and handler.response_streaming
+        return self._refusing(_method_name(handler_call_details.method), error, streams)
 
-    def _refusing(self, name: str, error: Refusal) -> grpc.RpcMethodHandler:
+    def _refusing(self, name: str, error: Refusal, streams: bool) -> grpc.RpcMethodHandler:
         async def refuse(request: Any, context: grpc.aio.ServicerContext) -> None:
             code, message, metadata = status_of(error)
             self._report(CallReport(name, "", code.name, 0.0, error))
-            await context.abort(code, message, metadata)
+            _end(context, code, message, metadata)
 
+        # Of the kind that is called: a stream that is refused has no message.
+        if streams:
+            return grpc.unary_stream_rpc_method_handler(refuse)
         return grpc.unary_unary_rpc_method_handler(refuse)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Iterator
@@ -17,6 +18,11 @@ import torch
 
 from seq2seq.checkpoint import save_model_directory
 from tests.builders import tiny_model, tiny_text, tiny_vocabulary
+
+# What gRPC's asyncio layer can leave behind under load ends the process when the cyclic collector
+# meets it (docs/teacher_service.md, "Which gRPC"). Servers in processes of their own collect as
+# ever.
+gc.disable()
 
 SMALL_MODEL: dict[str, Any] = {
     "kind": "transformer",

@@ -47,6 +47,6 @@ def train(
         result = run(resolved, directory, resume=resume, console=Console())
     except KeyboardInterrupt:
         typer.echo(interrupted(directory), err=True)
-        raise typer.Exit(1) from None
+        raise typer.Exit(130) from None
     reason = "stopped early" if result.stopped_early else "done"
     typer.echo(f"{reason} after {result.steps} steps in {result.train_s:.0f} s: {directory}")

@@ -52,7 +52,7 @@ def test_ctrl_c_is_one_line(
         finally:
             process.kill()
     done = max(int(path.name.removeprefix("step-")) for path in run.glob("checkpoints/step-*"))
-    assert (process.returncode, said) == (1, LINE.format(done) + "\n")
+    assert (process.returncode, said) == (130, LINE.format(done) + "\n")
 
 
 def test_a_run_that_did_not_begin_is_not_to_be_resumed(tmp_path: Path) -> None:

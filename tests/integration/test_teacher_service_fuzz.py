@@ -65,9 +65,14 @@ class Call:
     async def write(self, reply: Any) -> None:
         self.replies.append(reply)
 
-    async def abort(self, code: grpc.StatusCode, details: str, metadata: Any = ()) -> None:
-        self.code, self.details = code, details
-        raise grpc.aio.AbortError
+    def set_code(self, code: grpc.StatusCode) -> None:
+        self.code = code
+
+    def set_details(self, details: str) -> None:
+        self.details = details
+
+    def set_trailing_metadata(self, metadata: Any) -> None:
+        """Comes with the details."""
 
 
 class Handlers:
@@ -109,13 +114,10 @@ class Handlers:
     async def answer(self, method: str, data: bytes) -> Call:
         handler, call = self._wrapped[method], Call()
         request = handler.request_deserializer(data)
-        try:
-            if handler.response_streaming:
-                await handler.unary_stream(request, call)
-            else:
-                call.replies.append(await handler.unary_unary(request, call))
-        except grpc.aio.AbortError:
-            pass
+        if handler.response_streaming:
+            await handler.unary_stream(request, call)
+        elif (reply := await handler.unary_unary(request, call)) is not None:
+            call.replies.append(reply)
         return call
 
 

@@ -196,6 +196,7 @@ def test_ray_has_room_or_not(run, monkeypatch):
 
     monkeypatch.setattr(cluster, "connect", Joined)
     monkeypatch.setattr(cluster, "resources", lambda: (2, {"CPU": 3.0}))
+    monkeypatch.setattr(cluster, "home", lambda: cluster.Home("ab" * 28, cpus=1.0, gpus=0.0))
     severity, message = one(run("ray", runtime="ray", workers=2)["ray"])
     assert severity == "ok" and "2 nodes, 3 CPUs, 0 GPUs" in message
     severity, message = one(run("ray", runtime="ray", workers=3)["ray"])
