@@ -65,7 +65,8 @@ def measure(quick: bool) -> Result:
     pace = {name: statistics.median(side[name] for side in sides) for name in sides[0]}
     with _server() as (address, _):
         passes = [_cached(address, part) for part in parts]
-    faster = {name: statistics.median(p[0] / p[i] for p in passes) for name, i in _PASSES.items()}
+    first = [p[0] for p in passes]
+    faster = {n: paired_ratio(first, [p[i] for p in passes]) for n, i in _PASSES.items()}
     with _server(*NO_CACHES, "--queue-requests", str(QUEUE_REQUESTS)) as (address, process):
         overload = _overload(address, process, calls, seconds)
     return Result(

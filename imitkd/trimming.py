@@ -27,7 +27,7 @@ from seq2seq.checkpoint import (
     load_model_directory,
     save_model_directory,
 )
-from seq2seq.corpus import read_split
+from seq2seq.corpus import stream_split
 from seq2seq.errors import UserError
 from seq2seq.model import Seq2SeqModel, build_model
 from seq2seq.vocabulary import SentencePieceVocabulary
@@ -63,7 +63,7 @@ def texts_of(corpora: Sequence[Path], files: Sequence[Path]) -> Iterator[str]:
             for row in read_distilled(corpus / "train.jsonl"):
                 yield from (row.source, *row.references, *row.candidates)
         else:
-            for example in read_split(corpus, "train"):
+            for example in stream_split(corpus, "train"):
                 yield from (example.source, *example.references)
     for file in files:
         yield from read_lines(file)

@@ -17,7 +17,7 @@ as_user="setpriv --reuid=$user --regid=$group --clear-groups --no-new-privs"
 days=365
 renew_s=604800
 
-for folder in /work/runs /work/data /secrets; do
+for folder in /srv/imitkd/runs /srv/imitkd/data /secrets; do
     $as_user test -w "$folder" || chown "$user:$group" "$folder"
 done
 mkdir -p /secrets/authority /secrets/teacher /secrets/client /secrets/ray

@@ -36,6 +36,7 @@ def train(
     """Train a student; the run directory ends with student/ (the best one) and summary.json."""
     from rich.console import Console
 
+    from imitkd.cli.main import EXIT_INTERRUPTED
     from student_trainer.config import load_config
     from student_trainer.training import interrupted
     from student_trainer.training import train as run
@@ -47,6 +48,6 @@ def train(
         result = run(resolved, directory, resume=resume, console=Console())
     except KeyboardInterrupt:
         typer.echo(interrupted(directory), err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     reason = "stopped early" if result.stopped_early else "done"
     typer.echo(f"{reason} after {result.steps} steps in {result.train_s:.0f} s: {directory}")
