@@ -24,6 +24,7 @@ from safetensors.torch import load, save
 from torch import Tensor, distributed, nn
 
 from seq2seq.errors import UserError
+from student_trainer.config import RunConfig
 
 LOOPBACK = "127.0.0.1"
 # All start together and have about equal work: one that is this late is dead or out of reach.
@@ -51,6 +52,14 @@ class Place:
     size: int
     meeting: Meeting
     address: str = LOOPBACK
+
+
+def devices(config: RunConfig) -> list[str]:
+    """The device of each process on one machine, by rank."""
+    count = config.learner_processes
+    if config.device == "cpu" or count == 1:
+        return [config.device] * count
+    return [f"{config.device}:{rank}" for rank in range(count)]
 
 
 class Group:

@@ -15,7 +15,7 @@ from seq2seq.checkpoint import check_device
 from seq2seq.errors import UserError
 from seq2seq.vocabulary import Vocabulary
 from student_trainer.config import RunConfig
-from student_trainer.data_parallel import Group, Place
+from student_trainer.data_parallel import Group, Place, devices
 from student_trainer.follower import Follower
 
 
@@ -31,21 +31,20 @@ def local_group(config: RunConfig, vocabulary: Vocabulary) -> Iterator[Group | N
     if size == 1:
         yield None
         return
-    devices = ["cpu"] * size
-    if config.device != "cpu":
-        devices = [f"{config.device}:{rank}" for rank in range(size)]
-        check_device(devices[-1])
+    mine, *others = devices(config)
+    for device in others:
+        check_device(device)
     children: list[_Child] = []
     # Its owner alone may enter: who can write the file can join.
     with tempfile.TemporaryDirectory(prefix="learner-") as directory:
         places = [Place(rank, size, Path(directory) / "meeting") for rank in range(size)]
         try:
-            for place, device in zip(places[1:], devices[1:], strict=True):
+            for place, device in zip(places[1:], others, strict=True):
                 theirs = config.model_copy(update={"device": device})
                 children.append(_Child(place, theirs, vocabulary))
             for child in children:
                 child.wait_ready()
-            yield Group(places[0], devices[0])
+            yield Group(places[0], mine)
         finally:
             for child in children:
                 child.end()

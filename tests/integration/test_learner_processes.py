@@ -131,7 +131,7 @@ def test_killed_and_resumed_it_ends_as_ray_does_undisturbed(ray_cluster, config_
     assert start == 6 and rest.found[:2] == begun.found[6:]
 
     actors = RunDirectory(tmp_path / "actors")
-    in_ray = config_of(runtime="ray", workers=2, **changes)
+    in_ray = config_of(runtime="ray", workers=1, **changes)
     executor = make_executor(in_ray, actors)
     followed = Losses()
     with contextlib.closing(executor):
