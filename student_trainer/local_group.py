@@ -7,6 +7,7 @@ import multiprocessing
 import signal
 import tempfile
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,8 @@ class _Child:
         self._process: Any = context.Process(
             target=_follow, args=(place, config, vocabulary, says), daemon=True
         )
+        # Started along with the first child, this would take the block off again.
+        resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             self._process.start()

