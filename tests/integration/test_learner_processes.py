@@ -103,8 +103,9 @@ def _loses_a_process(executor: Executor) -> None:
     kill(*executor._followers.processes())
     newest = executor.published()[-1]
     handles = [executor.submit(ShardTask(STEPS, j, newest, 0.5)) for j in range(2)]
+    executor.hand_over(handles)
     with pytest.raises(UserError, match=GONE):
-        executor.learn(handles)
+        executor.finished()
 
 
 def test_killed_and_resumed_it_ends_as_ray_does_undisturbed(ray_cluster, config_of, tmp_path):
