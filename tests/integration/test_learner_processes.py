@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-from imitkd.serving import serve_arguments, serving
 from seq2seq.errors import UserError
 from student_trainer.config import RunConfig, make_config
 from student_trainer.driver import Driver
@@ -27,17 +26,18 @@ from student_trainer.ray_runtime.executor import RayExecutor
 from student_trainer.run_directory import RunDirectory
 from student_trainer.training import make_executor, train
 from student_trainer.types import ShardTask, StepReport, ValidationReport
+from teacher_service.server import ServerThread
+from tests.unit.teacher_service.support import tiny_config
 
 STEPS = 10
 GONE = r"a process of the learner died, or gave no answer .*--resume"
 
 
 @pytest.fixture(scope="module")
-def teacher(tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    log = tmp_path_factory.mktemp("served") / "log"
-    arguments = [*serve_arguments(tiny_teacher, threads=1), "--deterministic"]
-    with serving(arguments, log) as address:
-        yield address
+def teacher(tiny_teacher: Path) -> Iterator[str]:
+    config = tiny_config(tiny_teacher, batch_tokens=4096, deterministic=True)
+    with ServerThread(config) as server:
+        yield server.address
 
 
 @pytest.fixture
