@@ -80,8 +80,13 @@ class Group:
         self._under_way: list[tuple[Any, Tensor]] = []
         with _reached():
             store = _store(place)
-            self._gloo = _gloo(store, place)
+            self._gloo: Any = _gloo(store, place)
             self._nccl: Any = _nccl(store, place, device) if device != "cpu" else None
+
+    def close(self) -> None:
+        """Close the connections: to the others this process is gone."""
+        self._under_way.clear()
+        self._gloo = self._nccl = None
 
     def send(self, tensors: dict[str, Tensor], *ranks: int) -> None:
         """Send named tensors to followers; returns before they have arrived."""

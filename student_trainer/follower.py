@@ -41,8 +41,12 @@ class Follower:
         Raises:
             UserError: they do not meet.
         """
+        # One that fails here is to be gone for the others, whoever keeps its process.
+        with contextlib.closing(Group(place, self._config.device)) as group:
+            self._follow(group)
+
+    def _follow(self, group: Group) -> None:
         config = self._config
-        group = Group(place, config.device)
         state = group.receive()
         if state is None:
             return

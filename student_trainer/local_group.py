@@ -45,7 +45,8 @@ def local_group(config: RunConfig, vocabulary: Vocabulary) -> Iterator[Group | N
                 children.append(_Child(place, theirs, vocabulary))
             for child in children:
                 child.wait_ready()
-            yield Group(places[0], mine)
+            with contextlib.closing(Group(places[0], mine)) as group:
+                yield group
         finally:
             for child in children:
                 child.end()

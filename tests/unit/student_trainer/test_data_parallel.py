@@ -109,7 +109,7 @@ def test_a_process_that_is_gone_is_one_line(tmp_path):
     def act(group: Group) -> Any:
         group.sum(torch.ones(1))  # all have met
         if group.rank:
-            group._gloo = None  # what the end of the process does
+            group.close()  # what the end of the process does
             return None
         with pytest.raises(UserError, match=GONE) as caught:
             group.sum(torch.ones(3))
@@ -127,7 +127,7 @@ def test_a_leader_that_is_gone_lets_its_followers_go(tmp_path):
         group.sum(torch.ones(1))
         if group.rank:
             return group.receive()
-        group._gloo = None
+        group.close()
         return "gone"
 
     assert as_one(3, tmp_path / "meeting", act) == ["gone", None, None]
@@ -176,11 +176,10 @@ def led(
     ]
     for thread in threads:
         thread.start()
-    group = Group(Place(0, size, meeting))
     try:
-        yield make_learner(config, VOCABULARY, RunDirectory(path / "run"), group), followers
+        with contextlib.closing(Group(Place(0, size, meeting))) as group:
+            yield make_learner(config, VOCABULARY, RunDirectory(path / "run"), group), followers
     finally:
-        group._gloo = None
         for thread in threads:
             thread.join(30)
             assert not thread.is_alive()
@@ -339,6 +338,25 @@ def test_a_loss_that_is_not_finite_leaves_the_weights_of_all(config_of, batches,
         assert learner.step(good).step == 1
         last = weights(learner)
     assert all(torch.equal(last[k], v) for k, v in weights(followers[0]).items())
+
+
+def test_a_follower_that_fails_is_gone_at_once(config_of, batches, tmp_path, monkeypatch):
+    """Its process may stay: an actor's does."""
+    backward, leader = update_module.backward, threading.current_thread()
+
+    def failing(*arguments: Any, **settings: Any) -> float:
+        if threading.current_thread() is not leader:
+            raise RuntimeError("CUDA out of memory")
+        return backward(*arguments, **settings)
+
+    monkeypatch.setattr(update_module, "backward", failing)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    monkeypatch.setattr(data_parallel, "ANSWER_S", 10_000)
+    with (
+        led(config_of(learner_processes=2), tmp_path) as (learner, _),
+        pytest.raises(UserError, match=GONE),
+    ):
+        learner.step(batches(0))
 
 
 def test_fewer_rows_than_processes_and_none_at_all(config_of, batches, tmp_path):
