@@ -1,7 +1,7 @@
 #!/bin/sh
 # One node of a Ray cluster.
 #
-#   ray-node head              the cluster itself; runs no actors
+#   ray-node head              the cluster itself, and the drivers of jobs submitted to it
 #   ray-node worker            room for rollout workers, $WORKER_CPUS of them at one thread each
 #   ray-node driver COMMAND    a node that keeps workers away, and a command that trains on the cluster
 #
@@ -13,9 +13,10 @@ role=$1
 shift
 case $role in
 head)
-    # No dashboard: it and its Jobs API are one more thing that listens, and nothing here needs them.
-    exec ray start --head --block --port="${RAY_HEAD##*:}" --num-cpus=0 --include-dashboard=false \
-        --disable-usage-stats "$store"
+    # The dashboard serves the Jobs API: `ray job submit`. The token is asked for there too. No
+    # autoscaler's monitor: nodes are started by hand, and it would show its numbers to anybody.
+    exec ray start --head --block --port="${RAY_HEAD##*:}" --num-cpus=0 --include-dashboard=true \
+        --dashboard-host=0.0.0.0 --no-monitor --disable-usage-stats "$store"
     ;;
 worker)
     exec ray start --block --address="$RAY_HEAD" --num-cpus="${WORKER_CPUS:-1}" "$store"
