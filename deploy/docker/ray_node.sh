@@ -8,7 +8,7 @@
 # $RAY_HEAD is host:port of the head. The token is in the file $RAY_AUTH_TOKEN_PATH.
 set -eu
 
-store="--object-store-memory=${OBJECT_STORE_BYTES:-402653184}"
+common="--object-store-memory=${OBJECT_STORE_BYTES:-402653184} --metrics-export-port=8080"
 role=$1
 shift
 case $role in
@@ -16,13 +16,13 @@ head)
     # The dashboard serves the Jobs API: `ray job submit`. The token is asked for there too. No
     # autoscaler's monitor: nodes are started by hand, and it would show its numbers to anybody.
     exec ray start --head --block --port="${RAY_HEAD##*:}" --num-cpus=0 --include-dashboard=true \
-        --dashboard-host=0.0.0.0 --no-monitor --disable-usage-stats "$store"
+        --dashboard-host=0.0.0.0 --no-monitor --disable-usage-stats $common
     ;;
 worker)
-    exec ray start --block --address="$RAY_HEAD" --num-cpus="${WORKER_CPUS:-1}" "$store"
+    exec ray start --block --address="$RAY_HEAD" --num-cpus="${WORKER_CPUS:-1}" $common
     ;;
 driver)
-    ray start --address="$RAY_HEAD" --num-cpus=0 "$store" >&2
+    ray start --address="$RAY_HEAD" --num-cpus=0 $common >&2
     # The node's processes end with the container, and so with the command.
     RAY_ADDRESS=$RAY_HEAD exec "$@"
     ;;

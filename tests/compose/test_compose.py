@@ -36,6 +36,8 @@ BLEU = {300: (30.0, 34.0), 600: (32.5, 36.5)}
 TEACHER_BLEU = (39.0, 40.0)
 SERVICES = ("prepare", "teacher", "ray-head", "worker", "trainer")
 TEACHER_PORTS = {50051, 9400}
+FETCH = "import urllib.request as r; print(r.urlopen('http://worker:8080/metrics').read().decode())"
+SCRAPE = ("python", "-c", FETCH)
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +159,11 @@ def look_around(stack: Stack) -> None:
     (teacher,) = stack.containers("teacher")
     for address, answer in told(teacher, ray).items():
         print(address, refusal(address, answer))
+    stack.wait_until(
+        lambda: "ray_imitkd_sentences_written_total" in docker("exec", teacher, *SCRAPE),
+        "what a worker counts among Ray's metrics",
+        60,
+    )
 
 
 def refusal(address: str, answer: dict[str, dict[str, Any]]) -> str:
