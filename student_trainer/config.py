@@ -208,6 +208,7 @@ class TeacherConfig(Section):
             commas between, where replicas serve it.
         store: directory that `imitkd teacher score-corpus` wrote; nothing is served then.
         timeout_s: past it a call that found no teacher stops the run with everything saved.
+        refresh_s: how often names with several addresses and files of them are read again.
         revision: the weights that must answer, all through the run; unset: those that answer when
             it begins.
         token_file: file with a bearer token.
@@ -219,6 +220,7 @@ class TeacherConfig(Section):
     store: Path | None = None
     attempt_timeout_s: float = Field(60.0, gt=0)
     timeout_s: float = Field(300.0, gt=0)
+    refresh_s: float = Field(30.0, gt=0)
     revision: str | None = None
     token_file: Path | None = None
     root_certificates: Path | None = None

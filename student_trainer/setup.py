@@ -230,6 +230,7 @@ def _client(settings: TeacherConfig, fingerprint: str | None) -> TeacherClient:
         settings.address,
         attempt_timeout_s=settings.attempt_timeout_s,
         timeout_s=settings.timeout_s,
+        refresh_s=settings.refresh_s,
         expected_fingerprint=fingerprint,
         expected_revision=settings.revision,
         token=credentials.token,

@@ -32,6 +32,7 @@ from student_trainer.setup import (
 )
 from student_trainer.training_data import build_limits, make_data
 from student_trainer.verdict import StageTimes, judge
+from teacher_service.client import TeacherClient
 from teacher_service.errors import TeacherError
 
 _log = logging.getLogger(__name__)
@@ -70,6 +71,10 @@ def teacher_revision(config: RunConfig, run: RunDirectory) -> str | None:
     if teacher is None:
         return None
     with contextlib.closing(teacher):
+        settings = config.teacher
+        if isinstance(teacher, TeacherClient) and settings is not None and not settings.revision:
+            # Which of two models is meant nobody can say; later on the one that was found is.
+            teacher.wait_ready(settings.timeout_s)
         info = teacher.model_info()
     longest = {"max_source_length": info.max_source_length}
     longest |= {"max_target_length": info.max_target_length}
