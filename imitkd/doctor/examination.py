@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from seq2seq.checkpoint import ModelDirectory
     from seq2seq.corpus import Example
     from seq2seq.vocabulary import Vocabulary
+    from student_trainer.sizing import Stages
     from student_trainer.teachers import AnyTeacher
     from student_trainer.training_data import TrainingData
     from teacher_service.client import TeacherClient
@@ -62,11 +63,12 @@ class Examination:
         teacher_directory: the teacher's model directory, where the user names it.
         patience_s: how long a teacher that does not answer is waited for.
         probe_s: how long real steps are tried out.
+        target_rate: sentences/s to be sized for; None: what one learner makes.
         open: closed when the examination ends.
         teacher: by ``teacher``: client or store, or the clients by corpus.
         met: by ``teacher``: each of them.
         vocabulary: by ``vocabulary``. examples: by ``lines``, every split.
-        data: by ``lengths``. local: by ``directory``.
+        data: by ``lengths``. local: by ``directory``. stages, sentences_a_batch: by ``duration``.
     """
 
     config: RunConfig
@@ -74,6 +76,7 @@ class Examination:
     teacher_directory: Path | None = None
     patience_s: float = 10.0
     probe_s: float = 20.0
+    target_rate: float | None = None
     open: ExitStack = field(default_factory=ExitStack)
     severities: dict[str, Severity] = field(default_factory=dict)
     teacher: AnyTeacher = field(init=False)
@@ -82,6 +85,8 @@ class Examination:
     examples: Mapping[str, Iterable[Example]] = field(init=False)
     data: TrainingData = field(init=False)
     local: ModelDirectory = field(init=False)
+    stages: Stages = field(init=False)
+    sentences_a_batch: float = field(init=False)
 
     @property
     def info(self) -> ModelInfo:

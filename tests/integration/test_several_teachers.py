@@ -1,4 +1,4 @@
-"""Several corpora, each with a teacher of its own: who is asked about what, and that it is held to."""
+"""Several corpora, each with a teacher of its own: who is asked about what, and what holds."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import grpc
 import pytest
 
-from seq2seq.checkpoint import load_model_vocabulary
 from imitkd.doctor.checks import CHECKS
 from imitkd.doctor.examination import Examination, examine
+from seq2seq.checkpoint import load_model_vocabulary
 from seq2seq.corpus import read_split
 from seq2seq.errors import UserError
 from student_trainer.config import RunConfig, make_config
