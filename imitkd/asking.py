@@ -22,6 +22,10 @@ from teacher_service.replies import check_agreement
 
 # Interactive use: a teacher that is not there is told after seconds, not minutes.
 PATIENCE_S = 20.0
+# Work of hours: a teacher that loads is waited for; one that goes away, or is busy with others, is
+# given longer than the rest of the work can be lost for.
+START_PATIENCE_S = 300.0
+WORK_PATIENCE_S = 3600.0
 
 
 @dataclass(frozen=True)

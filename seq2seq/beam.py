@@ -59,6 +59,7 @@ def beam_search(model: Seq2SeqModel, job: Job, mode: Beam) -> list[list[Found]]:
     scores = torch.full((count, size), -torch.inf, device=device)
     scores[:, 0] = 0.0
     for position in range(max(job.limits)):
+        job.require_wanted()
         log_probs = _log_probs(model, state, tokens, job, live, position)
         total = scores[:, :, None] + log_probs.view(len(live), size, -1)
         width = total.shape[2]

@@ -7,7 +7,7 @@ shared the batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,9 +16,9 @@ from seq2seq import inflight
 from seq2seq.batch import Ids
 from seq2seq.beam import beam_search
 from seq2seq.model import Seq2SeqModel
-from seq2seq.modes import Beam, Greedy, Job, LengthLimit, Sample
+from seq2seq.modes import Beam, Greedy, Job, LengthLimit, Sample, Unwanted
 
-__all__ = ["Beam", "Greedy", "Hypothesis", "LengthLimit", "Sample", "generate"]
+__all__ = ["Beam", "Greedy", "Hypothesis", "LengthLimit", "Sample", "Unwanted", "generate"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ def generate(
     prefixes: Sequence[Ids] | None = None,
     keys: Sequence[int] | None = None,
     log_probs: bool = True,
+    wanted: Callable[[], bool] = lambda: True,
 ) -> list[list[Hypothesis]]:
     """Decode every source.
 
@@ -61,9 +62,11 @@ def generate(
         prefixes: per source, target ids that are forced before the model goes on.
         keys: per source, the identity its sampling noise is drawn from; its index by default.
         log_probs: whether hypotheses need theirs; without, those of greedy and sampled ones are 0.
+        wanted: asked before every step whether anybody still waits for the result.
 
     Raises:
         ValueError: a source without ids, or no rows allowed.
+        Unwanted: ``wanted`` said no.
 
     Returns:
         For each source in input order its hypotheses, best first: ``n_best`` for beam search (fewer
@@ -85,6 +88,7 @@ def generate(
             prefixes=[prefixes[i] if prefixes is not None else () for i in rows],
             keys=[keys[i] if keys is not None else i for i in rows],
             log_probs=log_probs,
+            wanted=wanted,
         )
 
     was_training = model.training

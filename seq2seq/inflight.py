@@ -53,6 +53,7 @@ def decode(
             batch.admit(_admitted(batch.rows, queue, job, batch_tokens, batch_rows))
             if not batch.rows:
                 return results
+        job.require_wanted()
         batch.step()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -68,12 +69,26 @@ class LengthLimit:
         return max(1, min(int(self.ratio * source_length) + self.offset, self.cap))
 
 
+class Unwanted(Exception):
+    """Decoding was given up: whoever asked has gone."""
+
+
 @dataclass(frozen=True)
 class Job:
-    """Sources on their way through a decoder; ``limits``, ``prefixes`` and ``keys`` by row."""
+    """Sources on their way through a decoder; ``limits``, ``prefixes`` and ``keys`` by row.
+
+    Attributes:
+        wanted: asked before every step; the decoder raises :class:`Unwanted` where it says no.
+    """
 
     sources: list[Ids]
     limits: list[int]
     prefixes: list[Ids]
     keys: list[int] = field(default_factory=list)
     log_probs: bool = True
+    wanted: Callable[[], bool] = lambda: True
+
+    def require_wanted(self) -> None:
+        """Raises Unwanted: nobody waits for the rest."""
+        if not self.wanted():
+            raise Unwanted("nobody waits for what is being written")

@@ -7,8 +7,10 @@
       +------------- StepReport, published versions --------------------------+
 
 The driver submits every batch whose weights v(i) = max(0, M * floor(i / M) - lag) already exist,
-waits for the learner to finish batch i, publishes a version where a later batch will need it, and
-so on. What may run ahead is bounded by M + lag batches; nothing depends on timing.
+hands batch i to the learner, and batch i + 1 too where its shards are there already, so that the
+learner never waits for the driver; waits for the report of batch i, and so on. Where a later batch
+will need the weights after a step, they are published between that step and the next. What may run
+ahead is bounded by M + lag batches; what is computed does not depend on timing.
 """
 
 from __future__ import annotations
@@ -108,7 +110,7 @@ class Driver:
         self._began = last - spent.train_s
         self._validation_s, stopped = spent.validation_s, False
         pending: dict[int, list[object]] = {}
-        submitted = start
+        submitted = handed = start
         if start == 0:
             self._executor.publish(0)
         else:
@@ -116,20 +118,22 @@ class Driver:
         done = start
         while done < self._steps:
             submitted = self._submit(submitted, done, pending)
-            try:
-                report = self._executor.learn(pending.pop(done))
-            except TeacherError:
-                self._checkpoint(best)
-                raise
+            if handed == done:
+                try:
+                    handed = self._hand_over(handed, pending)
+                except TeacherError:
+                    self._checkpoint(best)
+                    raise
+            if handed == done + 1 and self._next_is_ready(handed, pending):
+                handed = self._hand_over(handed, pending)
+            report = self._executor.finished()
             done += 1
             now = self._clock()
             for observer in self._observers:
                 observer.on_step(report, now - last)
             last = now
-            if self._is_version(done):
-                self._executor.publish(done)
             self._executor.retire(self._version(done))
-            if done % self._config.validation.every == 0 or done == self._steps:
+            if self._validates(done):
                 submitted = self._submit(submitted, done, pending)
                 found = self._executor.validate()
                 self._validation_s += found.seconds
@@ -138,7 +142,7 @@ class Driver:
                     observer.on_validation(found)
                 stopped = self._out_of_patience(found, best)
                 last = self._clock()
-            if stopped or done == self._steps or done % self._config.checkpoint_every == 0:
+            if stopped or self._saves(done):
                 self._checkpoint(best)
                 last = self._clock()
             if stopped:
@@ -176,6 +180,25 @@ class Driver:
             ]
             submitted += 1
         return submitted
+
+    def _hand_over(self, batch: int, pending: dict[int, list[object]]) -> int:
+        """Hand a batch to the learner, and what comes right after its step; the batch after it."""
+        self._executor.hand_over(pending.pop(batch))
+        if self._is_version(batch + 1):
+            self._executor.publish(batch + 1)
+        return batch + 1
+
+    def _next_is_ready(self, batch: int, pending: dict[int, list[object]]) -> bool:
+        """Whether a batch may be handed over before the step before it is reported."""
+        if self._validates(batch) or self._saves(batch) or batch not in pending:
+            return False
+        return self._executor.ready(pending[batch])
+
+    def _validates(self, done: int) -> bool:
+        return done % self._config.validation.every == 0 or done == self._steps
+
+    def _saves(self, done: int) -> bool:
+        return done % self._config.checkpoint_every == 0 or done == self._steps
 
     def _version(self, batch: int) -> int:
         return version_for(batch, self._pool, self._lag)

@@ -12,8 +12,9 @@ from student_trainer.types import ShardTask, StepReport, ValidationReport
 class Executor(Protocol):
     """Runs shards on workers and steps on the learner.
 
-    Calls come from one thread. ``submit`` returns at once with an opaque handle; ``learn`` waits
-    for the handles of one batch and for the step made from them.
+    Calls come from one thread. ``submit`` returns at once with an opaque handle; ``hand_over``
+    waits for the handles of one batch, ``finished`` for the step made from them. What is asked
+    between the two is done after that step.
     """
 
     @property
@@ -30,8 +31,14 @@ class Executor(Protocol):
     def submit(self, task: ShardTask) -> object:
         """Have a shard written and scored; its version is already published."""
 
-    def learn(self, handles: Sequence[object]) -> StepReport:
-        """One optimiser step on the shards of the next batch, in shard order."""
+    def ready(self, handles: Sequence[object]) -> bool:
+        """Whether ``hand_over`` of these would not have to wait, nor raise."""
+
+    def hand_over(self, handles: Sequence[object]) -> None:
+        """Have one optimiser step made on the shards of the next batch, in shard order."""
+
+    def finished(self) -> StepReport:
+        """Wait for the oldest step handed over and not yet reported."""
 
     def publish(self, version: int) -> None:
         """Make the learner's present weights available to workers as ``version``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ class InlineExecutor:
         self, learner: Learner, worker: RolloutWorker, close: Callable[[], None] = lambda: None
     ) -> None:
         self._learner, self._worker, self._close = learner, worker, close
+        self._reports: deque[StepReport] = deque()
 
     @property
     def fit(self) -> Fit:
@@ -35,12 +37,20 @@ class InlineExecutor:
         return self._learner.steps_done, extra
 
     def submit(self, task: ShardTask) -> ShardTask:
-        """The task is its own handle: nothing runs before ``learn``."""
+        """The task is its own handle: nothing runs before ``hand_over``."""
         return task
 
-    def learn(self, handles: Sequence[object]) -> StepReport:
+    def ready(self, handles: Sequence[object]) -> bool:
+        """Never: the shards are still to be written."""
+        return False
+
+    def hand_over(self, handles: Sequence[object]) -> None:
         """Write and score the shards, then step."""
-        return self._learner.step([self._run(h) for h in handles])
+        self._reports.append(self._learner.step([self._run(h) for h in handles]))
+
+    def finished(self) -> StepReport:
+        """See :class:`~student_trainer.executor.Executor`."""
+        return self._reports.popleft()
 
     def _run(self, handle: object) -> ScoredShard:
         assert isinstance(handle, ShardTask)

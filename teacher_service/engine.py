@@ -21,7 +21,9 @@ from teacher_service.reports import BatchReport
 
 _log = logging.getLogger("teacher_service")
 
-Run = Callable[[Any, Sequence[Any]], Sequence[Any]]
+MODEL_THREAD = "teacher-model"
+
+Run = Callable[..., Sequence[Any]]
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,22 @@ class Lane:
 
     Args:
         run: ``run(group, items) -> results``, one for each item, in order.
+        asks: ``run`` takes many steps, and a third argument: ``wanted() -> bool``, to be asked
+            between them. Once that says no, what it raises is nobody's fault.
     """
 
     def __init__(
-        self, name: str, limits: BatchLimits, run: Run, clock: Callable[[], float] = time.monotonic
+        self,
+        name: str,
+        limits: BatchLimits,
+        run: Run,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        asks: bool = False,
     ) -> None:
         self.name = name
         self.batcher = Batcher(limits, clock, name)
-        self.run = run
+        self.run, self.asks = run, asks
         self.used_s = 0.0
         self.tokens_per_s = 0.0
 
@@ -96,7 +106,7 @@ class Engine:
         self._stopping = False
         # What the lane served last had used: where a lane that wakes up joins the others.
         self._served_s = 0.0
-        self._thread = threading.Thread(target=self._loop, name="teacher-model", daemon=True)
+        self._thread = threading.Thread(target=self._loop, name=MODEL_THREAD, daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
@@ -221,11 +231,18 @@ class Engine:
             return []
         group: Hashable = entries[0].request.group
         started = self._clock()
+
+        def wanted() -> bool:
+            return not all(entry.request.closed for entry in entries)
+
         try:
-            values = lane.run(group, [entry.item for entry in entries])
+            asking = (wanted,) if lane.asks else ()
+            values = lane.run(group, [entry.item for entry in entries], *asking)
             if len(values) != len(entries):
                 raise RuntimeError(f"{len(entries)} items but {len(values)} results")
         except Exception as error:  # whatever a model raises must fail its own request only
+            if not wanted():
+                return []
             if len(entries) == 1:
                 return [(entries[0], Outcome(entries[0].index, error=_incident(error)))]
             half = len(entries) // 2

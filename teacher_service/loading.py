@@ -20,6 +20,8 @@ Load = Callable[[ServerConfig], Backend]
 
 _log = logging.getLogger("teacher_service")
 
+LOAD_THREAD = "teacher-load"
+
 
 def load_backend(config: ServerConfig) -> Backend:
     """The model directories of the configuration, on their device.
@@ -99,5 +101,5 @@ async def in_thread(work: Callable[[], T]) -> T:
         with contextlib.suppress(RuntimeError):  # the loop closed meanwhile
             loop.call_soon_threadsafe(settle, *outcome)
 
-    threading.Thread(target=run, name="teacher-load", daemon=True).start()
+    threading.Thread(target=run, name=LOAD_THREAD, daemon=True).start()
     return await future

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -60,7 +60,10 @@ class LocalModel:
         return self._scorer.score(choice, items)
 
     def generate(
-        self, choice: GenerateChoice, items: Sequence[GenerateItem]
+        self,
+        choice: GenerateChoice,
+        items: Sequence[GenerateItem],
+        wanted: Callable[[], bool] = lambda: True,
     ) -> list[list[codec.GeneratedHypothesis]]:
         """See :class:`teacher_service.work.Backend`."""
         found = decoding.generate(
@@ -71,6 +74,7 @@ class LocalModel:
             batch_tokens=1 << 60,  # the batch was made by the batcher
             prefixes=[item.prefix for item in items],
             keys=[item.key for item in items],
+            wanted=wanted,
         )
         return [
             [codec.GeneratedHypothesis(h.ids, h.log_prob, h.finished) for h in hypotheses]

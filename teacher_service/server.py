@@ -31,9 +31,16 @@ from seq2seq.errors import UserError
 from teacher_service import aio_runtime
 from teacher_service.binding import bind, check, forget_address, write_address
 from teacher_service.config import ServerConfig
-from teacher_service.engine import Engine, Lane
+from teacher_service.engine import MODEL_THREAD, Engine, Lane
 from teacher_service.interceptors import Gate, StatusInterceptor, TokenInterceptor
-from teacher_service.loading import Load, examine, in_thread, load_and_warm, load_backend
+from teacher_service.loading import (
+    LOAD_THREAD,
+    Load,
+    examine,
+    in_thread,
+    load_and_warm,
+    load_backend,
+)
 from teacher_service.loop_thread import LoopThread
 from teacher_service.metrics import Metrics, serve_metrics
 from teacher_service.secret_files import read_token
@@ -164,7 +171,7 @@ class TeacherServer:
         self.engine = Engine(
             [
                 Lane("score", self._config.score_limits, backend.score),
-                Lane("generate", self._config.generate_limits, backend.generate),
+                Lane("generate", self._config.generate_limits, backend.generate, asks=True),
             ],
             report=self.metrics.batch_done,
             examine=partial(examine, backend),
@@ -265,6 +272,12 @@ def serve(config: ServerConfig, announce: Announce = print_event) -> None:
         await server.run()
 
     asyncio.run(main())
+    if any(thread.name in (MODEL_THREAD, LOAD_THREAD) for thread in threading.enumerate()):
+        # Torch's own code ends the process with a fault where Python goes away under it.
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 class ServerThread:

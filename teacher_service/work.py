@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -108,9 +108,17 @@ class Backend(Protocol):
         """Arrays of each item in wire dtypes, named as in ``payloads.TENSORS``."""
 
     def generate(
-        self, choice: GenerateChoice, items: Sequence[GenerateItem]
+        self,
+        choice: GenerateChoice,
+        items: Sequence[GenerateItem],
+        wanted: Callable[[], bool] = lambda: True,
     ) -> list[list[GeneratedHypothesis]]:
-        """Hypotheses of each item, best first."""
+        """Hypotheses of each item, best first.
+
+        Args:
+            wanted: whether anybody still waits for one of them; where not, it may raise anything
+                instead of going on for many steps.
+        """
 
     def artifact(self, kind: int) -> Mapping[str, bytes]:
         """Files of one of ``identity.artifacts`` by their relative names, read or made anew."""

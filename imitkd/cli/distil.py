@@ -55,7 +55,7 @@ def distil(
 
     from rich.console import Console
 
-    from imitkd.asking import connect, mode_of
+    from imitkd.asking import START_PATIENCE_S, WORK_PATIENCE_S, connect, mode_of
     from imitkd.distilling.distil import distil_corpus
     from teacher_service.codec import Beam, LengthLimit
 
@@ -64,8 +64,9 @@ def distil(
         mode = replace(mode, length_penalty=length_penalty)
     output = out or corpus.with_name(f"{corpus.name}-distilled")
     with connect(
-        address, token_file, roots, client_certificate, client_key, patience_s=300
+        address, token_file, roots, client_certificate, client_key, patience_s=WORK_PATIENCE_S
     ) as client:
+        client.wait_ready(START_PATIENCE_S)
         done = distil_corpus(
             client,
             corpus,

@@ -139,13 +139,14 @@ def score_corpus(
     """
     from rich.console import Console
 
-    from imitkd.asking import connect
+    from imitkd.asking import START_PATIENCE_S, WORK_PATIENCE_S, connect
     from imitkd.score_corpus import score_corpus as run
     from teacher_service.codec import TopKSpec
 
     with connect(
-        address, token_file, roots, client_certificate, client_key, patience_s=300
+        address, token_file, roots, client_certificate, client_key, patience_s=WORK_PATIENCE_S
     ) as client:
+        client.wait_ready(START_PATIENCE_S)
         done = run(
             client,
             corpus,

@@ -7,8 +7,9 @@ learner and weights from the learner to the workers through the object store, ea
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +37,28 @@ _LOST_ATTEMPTS = 3
 Section = TypeVar("Section", bound=BaseModel)
 
 
+@dataclass(eq=False)
+class _Call:
+    """Something asked of the learner that nobody has looked at yet.
+
+    Attributes:
+        ask: asks for it, again if need be.
+        shards: what a step is made of; empty for other calls.
+        asked: how often it was asked.
+    """
+
+    ask: Callable[[], cluster.Ref]
+    shards: list[ShardHandle] = field(default_factory=list)
+    asked: int = 1
+
+    def __post_init__(self) -> None:
+        self.ref = self.ask()
+
+    def again(self) -> None:
+        """Ask once more."""
+        self.ref, self.asked = self.ask(), self.asked + 1
+
+
 class RayExecutor:
     """Implements :class:`~student_trainer.executor.Executor`."""
 
@@ -51,12 +74,12 @@ class RayExecutor:
         """
         config, run = _absolute(config), run.absolute()
         vocabulary = prepare_vocabulary(config, run.path)
-        # Versions in flight, those of a batch just done included, and room for the shards.
-        versions = 2 + (config.rollout.lag + config.rollout.pool - 1) // config.rollout.pool
+        # Versions in flight, those of a batch just done and of the next included, and the shards.
+        versions = 3 + (config.rollout.lag + config.rollout.pool - 1) // config.rollout.pool
         store = cluster.OBJECT_STORE_BYTES + versions * student_bytes(config, vocabulary)
         self._run, self._wanted = run, config.workers
         self._versions: dict[int, cluster.Ref] = {}
-        self._unchecked: list[cluster.Ref] = []
+        self._calls: deque[_Call] = deque()
         self._pool: WorkerPool | None = None
         self._learner: Any = None
         self._cluster = cluster.connect(store)
@@ -112,41 +135,71 @@ class RayExecutor:
         """See :class:`~student_trainer.executor.Executor`."""
         return self._workers.submit(task, self._versions[task.version])
 
-    def learn(self, handles: Sequence[object]) -> StepReport:
-        """Wait for the shards, then for the step.
+    def ready(self, handles: Sequence[object]) -> bool:
+        """See :class:`~student_trainer.executor.Executor`."""
+        return all(isinstance(h, ShardHandle) and h.done for h in handles)
+
+    def hand_over(self, handles: Sequence[object]) -> None:
+        """Wait for the shards; the learner fetches them from where they are.
 
         Raises:
-            UserError: a shard killed its workers, the loss is not finite, the learner died.
+            UserError: a shard killed its workers.
             TeacherError: the teacher stayed away; named is the shard.
         """
         shards = [h for h in handles if isinstance(h, ShardHandle)]
         self._follow_request()
-        for attempt in range(_LOST_ATTEMPTS):
+        self._await_shards(shards)
+        step = self._learner.step
+        self._calls.append(_Call(lambda: step.remote(*[h.shard for h in shards]), shards))
+
+    def _await_shards(self, shards: Sequence[ShardHandle]) -> None:
+        try:
+            self._workers.wait_for(shards)
+        except RayError as error:
+            # Weights are lost with the learner, and a shard may be the first to miss them.
+            self._calls.clear()
+            self._wait(self._learner.ping.remote())
+            raise _ray_fault(error) from error
+
+    def finished(self) -> StepReport:
+        """See :class:`~student_trainer.executor.Executor`.
+
+        Raises:
+            UserError: the loss is not finite, the learner died.
+        """
+        while True:
+            call = self._calls[0]
             try:
-                self._workers.wait_for(shards)
-            except RayError as error:
-                # Weights are lost with the learner, and a shard may be the first to miss them.
-                self._wait(self._learner.ping.remote())
-                raise _ray_fault(error) from error
-            try:
-                report = self._wait(self._learner.step.remote(*[h.shard for h in shards]))
+                found = self._result(call.ref)
             except (ObjectLostError, RayTaskError) as error:
                 cause = error.cause if isinstance(error, RayTaskError) else error
-                if not isinstance(cause, ObjectLostError):
+                if not isinstance(cause, ObjectLostError) or not call.shards:
                     raise
-                if attempt + 1 == _LOST_ATTEMPTS:
+                if call.asked == _LOST_ATTEMPTS:
                     raise _ray_fault(cause) from error
-            else:
-                return _with_places(report, shards, len(self._workers.processes()))
-            # A node took finished shards with it; the step did not begin without them.
-            for handle in shards:
-                self._workers.rerun(handle)
-        raise AssertionError("unreachable")
+                self._ask_again()
+                continue
+            self._calls.popleft()
+            if call.shards:
+                return _with_places(found, call.shards, len(self._workers.processes()))
+
+    def _ask_again(self) -> None:
+        """A node took finished shards with it. The step did not begin without them, and the learner
+        takes neither the next one nor a version in its place."""
+        for handle in self._calls[0].shards:
+            self._workers.rerun(handle)
+        self._await_shards(self._calls[0].shards)
+        for call in self._calls:
+            call.again()
 
     def publish(self, version: int) -> None:
         """See :class:`~student_trainer.executor.Executor`; does not wait for the learner."""
-        self._versions[version] = self._learner.publish.remote(version)
-        self._unchecked.append(self._versions[version])
+
+        def ask() -> cluster.Ref:
+            self._versions[version] = self._learner.publish.remote(version)
+            return self._versions[version]
+
+        self._calls.append(_Call(ask))
 
     def published(self) -> list[int]:
         """See :class:`~student_trainer.executor.Executor`."""
@@ -156,7 +209,7 @@ class RayExecutor:
         """Shards under way keep what they need; the rest is freed."""
         old = [v for v in self._versions if v < before]
         if old:
-            self._unchecked.append(self._learner.retire.remote(before))
+            self._calls.append(_Call(lambda: self._learner.retire.remote(before)))
         for version in old:
             del self._versions[version]
 
@@ -177,7 +230,7 @@ class RayExecutor:
             ray.kill(self._learner)
             self._learner = None
         self._versions.clear()
-        self._unchecked.clear()
+        self._calls.clear()
         self._cluster.close()
 
     def worker_processes(self) -> list[int]:
@@ -202,17 +255,20 @@ class RayExecutor:
         return self._pool
 
     def _wait(self, ref: cluster.Ref) -> Any:
-        """A result of the learner, and first those of the calls before it that nobody waited for.
+        """A result of the learner, and first those of the calls before it that nobody looked at.
 
         Raises:
             Exception: what the learner raised, as itself.
             UserError: the learner's process died.
         """
-        earlier, self._unchecked = self._unchecked, []
+        while self._calls:
+            self._result(self._calls[0].ref)
+            self._calls.popleft()
+        return self._result(ref)
+
+    def _result(self, ref: cluster.Ref) -> Any:
         self._workers.serve_until(ref)
         try:
-            for one in earlier:
-                value_of(one)
             return value_of(ref)
         except RayActorError as error:
             raise _learner_died(error) from error

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import signal
@@ -207,7 +208,32 @@ def test_a_scored_shard_lost_with_its_node_is_made_again(config_of, reference, t
         handles = [executor.submit(ShardTask(0, j, 0, 1.0)) for j in range(3)]
         executor._workers.wait_for(handles)
         handles[1].shard = lost_reference()
-        assert executor.learn(handles).loss == reference(config)[0][0]
+        executor.hand_over(handles)
+        assert executor.finished().loss == reference(config)[0][0]
+
+
+def test_what_was_handed_over_after_a_lost_shard_comes_after_its_step(
+    config_of, reference, tmp_path
+):
+    config = config_of(runtime="ray", rollout__lag=4)
+    with contextlib.closing(RayExecutor(config, RunDirectory(tmp_path))) as executor:
+        executor.publish(0)
+        first, second = (
+            [executor.submit(ShardTask(i, j, 0, 1.0)) for j in range(3)] for i in (0, 1)
+        )
+        executor._workers.wait_for([*first, *second])
+        assert executor.ready(first) and executor.ready(second)
+        first[1].shard = lost_reference()
+        executor.hand_over(first)
+        executor.publish(1)
+        executor.hand_over(second)
+        executor.publish(2)
+        assert [executor.finished().loss for _ in (0, 1)] == reference(config)[0][:2]
+        executor.checkpoint({})
+        assert executor.published() == [0, 1, 2]
+        held = [ray.get(ray.get(executor._versions[v])[0]) for v in (0, 1, 2)]
+    for before, after in itertools.pairwise(held):
+        assert any((before[name] != after[name]).any() for name in before)
 
 
 def test_a_teacher_that_stays_away_stops_the_run_with_its_own_error(config_of, tmp_path):
@@ -219,7 +245,7 @@ def test_a_teacher_that_stays_away_stops_the_run_with_its_own_error(config_of, t
         executor.publish(0)
         handles = [executor.submit(ShardTask(0, j, 0, 0.0)) for j in range(3)]
         with pytest.raises(TeacherUnavailable, match=r"batch 0 shard 0: .*unix:/nowhere/socket"):
-            executor.learn(handles)
+            executor.hand_over(handles)
         # The others came to the same; a checkpoint can still be written.
         executor.checkpoint({})
     assert list((tmp_path / "checkpoints").iterdir())
@@ -241,7 +267,8 @@ def test_a_dead_learner_is_named_whoever_misses_it_first(config_of, tmp_path):
         ray.kill(executor._learner)
         handles = [executor.submit(ShardTask(0, j, 0, 0.0)) for j in range(3)]
         with pytest.raises(UserError, match=r"the learner's process died .*--resume"):
-            executor.learn(handles)
+            executor.hand_over(handles)
+            executor.finished()
 
 
 def test_a_worker_needs_no_file_of_the_drivers(config_of, tmp_path, tiny_corpus):

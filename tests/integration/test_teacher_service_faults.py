@@ -29,6 +29,7 @@ from teacher_service.local_model import LocalModel, load_local_model
 from teacher_service.server import ServerThread
 from teacher_service.work import ScoreChoice, ScoreItem
 from tests.unit.teacher_service.support import save_tiny_teacher, tiny_config
+from tests.watching import wait_until
 
 Code = grpc.StatusCode
 ARGMAX = codec.ArgmaxSpec()
@@ -274,15 +275,6 @@ def test_a_full_queue_pushes_back_and_the_client_comes_again(model_dir):
         assert server.server.engine.waiting()["score"] == (0, 0, 0)
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
-    pause = threading.Event()
-    for _ in range(int(timeout_s / 0.005)):
-        if condition():
-            return
-        pause.wait(0.005)
-    raise AssertionError("the condition did not come true")
-
-
 def test_cancelled_work_leaves_the_queue_and_is_never_computed(model_dir):
     with gated(tiny_config(model_dir)) as (server, model):
         with grpc.insecure_channel(server.address) as channel:
@@ -449,11 +441,11 @@ def test_generation_does_not_keep_scoring_waiting(model_dir):
     def watch(model: LocalModel) -> LocalModel:
         generate, score = model.generate, model.score
 
-        def slow_generate(choice: Any, items: Any) -> Any:
+        def slow_generate(choice: Any, items: Any, wanted: Any) -> Any:
             order.append("generate")
             started.set()
             assert release.wait(30)
-            return generate(choice, items)
+            return generate(choice, items, wanted)
 
         def noted_score(choice: Any, items: Any) -> Any:
             order.append("score")
@@ -475,6 +467,36 @@ def test_generation_does_not_keep_scoring_waiting(model_dir):
             assert len(long.result(30)) == 30
     assert order[:2] == ["generate", "score"]
     assert order.count("generate") == 30
+
+
+def test_a_generation_whose_caller_gave_up_ends_at_once(model_dir):
+    """Its next callers, and a server that is to stop, do not wait for it."""
+    asked: list[bool] = []
+
+    def watch(model: LocalModel) -> LocalModel:
+        generate = model.generate
+
+        def endless(choice: Any, items: Any, wanted: Any) -> Any:
+            if choice.cap != 7:
+                return generate(choice, items, wanted)
+            pause = threading.Event()
+            while wanted():
+                asked.append(True)
+                pause.wait(0.005)
+            raise RuntimeError("nobody waits")
+
+        model.warm_up = lambda batch_tokens: None  # type: ignore[method-assign, assignment]
+        model.generate = endless  # type: ignore[method-assign]
+        return model
+
+    with serving(tiny_config(model_dir), watch) as server:
+        with TeacherClient(server.address) as client:
+            client.wait_ready(30)
+            with TeacherClient(server.address, timeout_s=0.3) as hasty:
+                with pytest.raises(errors.TeacherTimeout):
+                    hasty.generate([[5, 1]], codec.Greedy(), limit=codec.LengthLimit(cap=7))
+            assert len(client.generate([[5, 1]], codec.Greedy())) == 1
+        assert asked
 
 
 def test_a_bearer_token_is_demanded_and_checked(model_dir, tmp_path):

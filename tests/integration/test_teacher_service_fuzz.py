@@ -16,7 +16,7 @@ import random
 import socket
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from teacher_service.server import ServerThread
 from teacher_service.servicer import TeacherServicer
 from tests.unit.teacher_service.mutation import damaged, valid_replies, valid_requests
 from tests.unit.teacher_service.support import VOCABULARY, save_tiny_teacher, tiny_config
+from tests.watching import wait_until
 
 Code = grpc.StatusCode
 # What damage may come to; INTERNAL and UNKNOWN would be a defect of ours.
@@ -167,15 +168,6 @@ def resident_mib() -> float:
     """Memory in use, freed memory given back first (Linux, glibc)."""
     ctypes.CDLL(None).malloc_trim(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**20
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
-    pause = threading.Event()
-    for _ in range(int(timeout_s / 0.01)):
-        if condition():
-            return
-        pause.wait(0.01)
-    raise AssertionError("the condition did not come true")
 
 
 def test_ten_thousand_damaged_requests_leave_nothing_behind(model_dir):

@@ -32,6 +32,7 @@ from teacher_service.loading import load_and_warm
 from teacher_service.local_model import load_local_model
 from teacher_service.server import SERVICE, ServerThread
 from tests.unit.teacher_service.support import save_tiny_teacher, tiny_config
+from tests.watching import scraper, wait_until
 
 ARGMAX = codec.ArgmaxSpec()
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -86,22 +87,27 @@ def start() -> Iterator[Callable[..., Process]]:
 def test_sigterm_finishes_the_calls_under_way_and_exits_zero(start, model_dir, tmp_path):
     file = tmp_path / "address"
     process = start(
-        str(model_dir), "--address", "127.0.0.1:0", "--address-file", str(file), "--threads", "1"
+        *(str(model_dir), "--address", "127.0.0.1:0", "--address-file", str(file)),
+        *("--threads", "1", "--metrics-address", "0"),
     )
-    address = process.event("listening")["address"]
+    listening = process.event("listening")
+    address, read = listening["address"], scraper(listening["metrics_address"])
     assert file.read_text() == address + "\n"
     process.event("serving")
-    with TeacherClient(address) as client, ThreadPoolExecutor(1) as pool:
+    with TeacherClient(address) as client, ThreadPoolExecutor(3) as pool:
         client.model_info()
         sources = [[5, 6, 7, 1]] * 60
-        call = pool.submit(client.generate, sources, codec.Beam(16), request_size=60)
-        client.score([[5, 1]] * 2, [[6]] * 2, ARGMAX)
+        calls = [
+            pool.submit(client.generate, sources, codec.Beam(16), request_size=60) for _ in range(3)
+        ]
+        # The first is under way, two wait behind it.
+        wait_until(lambda: read("queue_requests", lane="generate") == 2)
         process.process.send_signal(signal.SIGTERM)
-        assert process.event("draining")["inside"] == 1
+        assert process.event("draining")["inside"] >= 2
         with TeacherClient(address, timeout_s=0.2) as late:
             with pytest.raises(errors.TeacherUnavailable):
                 late.model_info()
-        assert len(call.result(60)) == 60
+        assert [len(call.result(60)) for call in calls] == [60, 60, 60]
     status, lines = process.end()
     assert status == 0, lines
     assert not file.exists()

@@ -14,7 +14,6 @@ from typing import Any
 
 import grpc
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from protos.teacher.v1 import teacher_pb2 as pb
 from protos.teacher.v1 import teacher_pb2_grpc
@@ -24,6 +23,7 @@ from teacher_service.config import ServerConfig
 from teacher_service.local_model import load_local_model
 from teacher_service.server import ServerThread
 from tests.unit.teacher_service.support import save_tiny_teacher, tiny_config
+from tests.watching import scraper, wait_until
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -70,35 +70,9 @@ def serving(
         with ServerThread(config, backend.load) as server:
             with TeacherClient(server.address, timeout_s=20) as client:
                 client.wait_ready(30)
-                yield server, backend, client, scraper(server)
+                yield server, backend, client, scraper(server.events[0]["metrics_address"])
     finally:
         backend.may_score.set()
-
-
-def scraper(server: ServerThread) -> Callable[..., float | None]:
-    """``read(name, label=...)``: one number of a fresh scrape."""
-    url = f"http://{server.events[0]['metrics_address']}/metrics"
-
-    def read(name: str, /, **labels: str) -> float | None:
-        with urllib.request.urlopen(url, timeout=10) as reply:
-            text = reply.read().decode()
-        found = {
-            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-        }
-        return found.get((f"teacher_{name}", tuple(sorted(labels.items()))))
-
-    return read
-
-
-def until(condition: Callable[[], bool]) -> None:
-    pause = threading.Event()
-    for _ in range(2000):
-        if condition():
-            return
-        pause.wait(0.005)
-    raise AssertionError("the condition did not come true")
 
 
 def request(sequences: int) -> pb.ScoreRequest:
@@ -120,7 +94,7 @@ def test_gauges_are_exact_under_saturation_and_zero_after(model_dir):
             calls = [stub.Score.future(request(1))]
             assert backend.scoring.wait(10)
             calls += [stub.Score.future(request(3)) for _ in range(4)]
-            until(lambda: read("queue_requests", lane="score") == 4)
+            wait_until(lambda: read("queue_requests", lane="score") == 4)
             for _ in range(3):
                 with pytest.raises(grpc.RpcError, match="queue is full"):
                     stub.Score(request(1))
@@ -129,12 +103,12 @@ def test_gauges_are_exact_under_saturation_and_zero_after(model_dir):
             assert read("reply_bytes", lane="score") == (1 + 4 * 3) * REPLY_BYTES
             assert read("rejections_total", reason="queue_full") == 3
             calls[4].cancel()
-            until(lambda: read("queue_requests", lane="score") == 3)
+            wait_until(lambda: read("queue_requests", lane="score") == 3)
             assert read("reply_bytes", lane="score") == (1 + 3 * 3) * REPLY_BYTES
             backend.may_score.set()
             for call in calls[:4]:
                 call.result(10)
-        until(lambda: read("reply_bytes", lane="score") == 0)
+        wait_until(lambda: read("reply_bytes", lane="score") == 0)
         for gauge in ("queue_requests", "queue_tokens", "queue_oldest_seconds"):
             assert read(gauge, lane="score") == 0
         ends = {e: read("sequences_total", lane="score", end=e) for e in ("computed", "dropped")}
@@ -178,7 +152,7 @@ def test_strangers_are_counted_without_their_words_becoming_labels(model_dir, tm
         for path in ("/teacher.v1.TeacherService/Score", "/a/b", "/a/c"):
             with pytest.raises(grpc.RpcError):
                 channel.unary_unary(path)(b"")
-        read = scraper(server)
+        read = scraper(server.events[0]["metrics_address"])
         refused = {"mode": "", "code": "UNAUTHENTICATED"}
         assert read("requests_total", method="Score", **refused) == 1
         assert read("requests_total", method="other", **refused) == 2
@@ -189,14 +163,14 @@ def test_the_phases_and_the_end_of_the_endpoint(model_dir):
     backend = Backend()
     backend.may_load.clear()
     with ServerThread(tiny_config(model_dir, metrics_address="0"), backend.load) as server:
-        read = scraper(server)
+        read = scraper(server.events[0]["metrics_address"])
 
         def phase(name: str) -> bool:
             return read("phase", teacher_phase=name) == 1
 
         assert phase("loading")
         backend.may_load.set()
-        until(lambda: phase("serving"))
+        wait_until(lambda: phase("serving"))
         backend.may_score.clear()
         backend.scoring.clear()  # the warm-up has been there
         with grpc.insecure_channel(server.address) as channel:
@@ -204,7 +178,7 @@ def test_the_phases_and_the_end_of_the_endpoint(model_dir):
             call = stub.Score.future(request(1))
             assert backend.scoring.wait(10)
             server.stop()
-            until(lambda: phase("draining"))
+            wait_until(lambda: phase("draining"))
             backend.may_score.set()
             call.result(10)
     with pytest.raises(urllib.error.URLError):

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from seq2seq.decoding import Beam, Greedy, Hypothesis, LengthLimit, Sample, generate
+from seq2seq.decoding import (
+    Beam,
+    Greedy,
+    Hypothesis,
+    LengthLimit,
+    Sample,
+    Unwanted,
+    generate,
+)
 from seq2seq.transformer import Transformer
 from seq2seq.vocabulary import EOS_ID, PAD_ID, START_ID
 from tests import oracles
@@ -74,6 +82,17 @@ def test_training_mode_comes_back_even_after_a_fault(model: Transformer) -> None
         assert model.training
     finally:
         model.eval()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_nobody_waits_for_ends_at_its_next_step(
+    model: Transformer, mode: Greedy | Sample | Beam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = step_sizes(model, monkeypatch)
+    answers = [True, True, False]
+    with pytest.raises(Unwanted):
+        generate(model, SOURCES, mode, limit=LIMIT, wanted=lambda: answers.pop(0))
+    assert answers == [] and len(steps) == 2
 
 
 @pytest.mark.parametrize("mode", MODES)

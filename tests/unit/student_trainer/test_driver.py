@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,8 +20,15 @@ RULES = [(1, 0), (1, 3), (4, 0), (4, 4), (4, 6), (3, 5), (2, 1), (8, 2)]
 
 @dataclass
 class Watched:
-    """An executor that holds the driver to the contract and writes down what it saw."""
+    """An executor that holds the driver to the contract and writes down what it saw.
 
+    Attributes:
+        steps: handed over; the reports of the last of them wait in ``waiting``.
+        eager: shards are there as soon as they are asked for.
+    """
+
+    eager: bool = True
+    waiting: deque[StepReport] = field(default_factory=deque)
     bleus: list[float] = field(default_factory=list)
     fail_at: tuple[int, Exception] | None = None
     held: set[int] = field(default_factory=set)
@@ -34,13 +42,19 @@ class Watched:
 
     def submit(self, task: ShardTask) -> ShardTask:
         assert task.version in self.held, f"{task} needs {task.version}, held are {self.held}"
-        assert task.version <= self.steps, "asked for weights of the future"
+        reported = self.steps - len(self.waiting)
+        assert task.version <= reported, "asked for weights of the future"
         self.tasks.append(task)
-        self.ahead = max(self.ahead, task.batch - self.steps)
+        self.ahead = max(self.ahead, task.batch - reported)
         self.calls.append(f"submit {task.batch}.{task.shard}")
         return task
 
-    def learn(self, handles: Sequence[object]) -> StepReport:
+    def ready(self, handles: Sequence[object]) -> bool:
+        assert all(isinstance(h, ShardTask) and h.batch == self.steps for h in handles)
+        return self.eager
+
+    def hand_over(self, handles: Sequence[object]) -> None:
+        assert len(self.waiting) < 2, "one step under way and one at hand are enough"
         tasks = [h for h in handles if isinstance(h, ShardTask)]
         assert [(t.batch, t.shard) for t in tasks] == [(self.steps, j) for j in range(len(tasks))]
         if self.fail_at is not None and self.fail_at[0] == self.steps:
@@ -54,7 +68,14 @@ class Watched:
             ("sentences", "positions", "scored_sentences", "scored_positions"), 1
         )
         first = tasks[0]
-        return StepReport(self.steps, version=first.version, beta=first.beta, **zeros, **counts)
+        self.waiting.append(
+            StepReport(self.steps, version=first.version, beta=first.beta, **zeros, **counts)
+        )
+
+    def finished(self) -> StepReport:
+        report = self.waiting.popleft()
+        self.calls.append(f"report {report.step}")
+        return report
 
     def publish(self, version: int) -> None:
         assert version == self.steps and version not in self.held
@@ -69,6 +90,7 @@ class Watched:
         self.held = {v for v in self.held if v >= before}
 
     def validate(self) -> ValidationReport:
+        assert not self.waiting, "it would be of later weights"
         self.calls.append(f"validate {self.steps}")
         bleu = self.bleus.pop(0) if self.bleus else 1.0
         report = ValidationReport(self.steps, bleu, bleu, 1.0, 5.0, best=bleu > self.best)
@@ -76,6 +98,7 @@ class Watched:
         return report
 
     def checkpoint(self, extra: dict[str, Any]) -> None:
+        assert not self.waiting, "it would be of later weights"
         self.calls.append(f"checkpoint {self.steps}")
         self.saved.append((self.steps, set(self.held), extra))
 
@@ -147,7 +170,49 @@ def test_only_versions_that_are_needed_are_held(plain_config, pool, lag):
     needed = {v for i in range(40 + pool + lag) if (v := version(i, pool, lag)) <= 40}
     published = [int(c.split()[1]) for c in executor.calls if c.startswith("publish")]
     assert published == sorted(needed)
-    assert executor.most_held <= lag // pool + 2
+    assert executor.most_held <= lag // pool + 3
+
+
+def test_the_learner_has_its_next_step_at_hand_while_one_is_under_way(plain_config):
+    executor = Watched()
+    config = config_of(plain_config, optimiser__steps=6, validation__every=4, rollout__lag=2)
+    Driver(config, executor).run()
+    kinds = ("learn", "publish", "report", "validate")
+    assert [c for c in executor.calls if c.startswith(kinds)] == [
+        *("publish 0", "learn 0", "publish 1", "learn 1", "publish 2", "report 1"),
+        *("learn 2", "publish 3", "report 2", "learn 3", "publish 4", "report 3", "report 4"),
+        *("validate 4", "learn 4", "publish 5", "learn 5", "publish 6", "report 5", "report 6"),
+        "validate 6",
+    ]
+
+
+def test_shards_that_are_late_hold_up_no_report(plain_config):
+    executor = Watched(eager=False)
+    Driver(config_of(plain_config, optimiser__steps=6, rollout__lag=2), executor).run()
+    done = [c for c in executor.calls if c.startswith(("learn", "report"))]
+    assert done == [c for i in range(6) for c in (f"learn {i}", f"report {i + 1}")]
+
+
+@pytest.mark.parametrize(("pool", "lag"), RULES)
+def test_what_is_asked_for_does_not_depend_on_when_shards_are_there(plain_config, pool, lag):
+    config = config_of(
+        plain_config,
+        optimiser__steps=23,
+        rollout__pool=pool,
+        rollout__lag=lag,
+        validation__every=7,
+        checkpoint_every=5,
+    )
+    early, late = Watched(), Watched(eager=False)
+    for executor in (early, late):
+        Driver(config, executor).run()
+    assert early.tasks == late.tasks
+
+    def learner(executor: Watched) -> list[str]:
+        return [c for c in executor.calls if not c.startswith(("submit", "report"))]
+
+    assert learner(early) == learner(late)
+    assert [held for _, held, _ in early.saved] == [held for _, held, _ in late.saved]
 
 
 def test_work_ahead_is_submitted_before_a_validation_holds_the_learner(plain_config):

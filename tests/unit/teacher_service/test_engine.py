@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -121,6 +121,45 @@ def test_a_batch_of_which_nothing_came_asks_whether_the_model_still_computes(clo
         drain(engine)
         assert isinstance(caller.outcomes[0].error, ModelFailed)
     assert len(examined) == 2 and [str(error) for error in told] == ["an illegal access"]
+
+
+def test_work_of_many_steps_ends_when_its_last_caller_goes(clock, caplog):
+    """The first of two leaves in the middle of it: it goes on. Then the other: it does not."""
+    first, second, third = Caller(1), Caller(2), Caller(3)
+    leaving = [first, second]
+    asked: list[bool] = []
+
+    def run(group: Any, items: Sequence[Any], wanted: Callable[[], bool]) -> list[Any]:
+        while wanted():
+            asked.append(True)
+            if not leaving:
+                return list(items)
+            engine.close("generate", leaving.pop(0).request)
+        raise RuntimeError("nobody waits")
+
+    reports: list[Any] = []
+    lane = Lane("generate", LIMITS, run, clock, asks=True)
+    engine = Engine([lane], clock, report=reports.append)
+    for caller in (first, second):
+        engine.submit("generate", caller.request)
+    drain(engine)
+    assert asked == [True, True] and first.deliveries == second.deliveries == []
+    assert reports[-1].ends == {"computed": 0, "failed": 0, "dropped": 2}
+    engine.submit("generate", third.request)
+    drain(engine)
+    assert third.outcomes[0].value == 3
+    assert caplog.records == []
+
+
+def test_a_model_that_fails_while_somebody_waits_is_at_fault(clock):
+    def run(group: Any, items: Sequence[Any], wanted: Callable[[], bool]) -> list[Any]:
+        raise RuntimeError("it broke")
+
+    engine = Engine([Lane("generate", LIMITS, run, clock, asks=True)], clock)
+    caller = Caller(1)
+    engine.submit("generate", caller.request)
+    drain(engine)
+    assert isinstance(caller.outcomes[0].error, ModelFailed)
 
 
 def test_a_model_that_answers_too_little_is_a_failure_not_a_shift(clock):
