@@ -22,6 +22,7 @@ from imitkd.demo import CONFIG, TEACHER
 from imitkd.shipped import shipped
 from seq2seq.data import Fit
 from seq2seq.plan import BatchPlan
+from seq2seq.vocabulary import EOS_ID
 from student_trainer.config import RunConfig, load_config
 from student_trainer.data_parallel import Place
 from student_trainer.driver import Driver, Observer
@@ -42,9 +43,11 @@ from student_trainer.types import (
     WorkerReady,
 )
 from student_trainer.weight_store import WeightStore
+from teacher_service.client import TeacherClient
 from teacher_service.codec import ScoreResult, TopK
 
 _ROWS, _LENGTH, _CANDIDATES = 4096, 16, 8
+_NONE = "-"
 
 
 @dataclass(frozen=True)
@@ -53,22 +56,32 @@ class Stages:
 
     Attributes:
         parameters: of the student whose weights are published.
+        teachers: addresses of a service that sleeps by itself, with commas between; empty: each
+            worker's teacher sleeps for ``score_s`` in its own process.
     """
 
     generate_s: float = 0.0
     score_s: float = 0.0
     learn_s: float = 0.0
     parameters: int = 1000
+    teachers: str = ""
 
     def write(self) -> str:
         """For :meth:`read`, in another process."""
-        return f"{self.generate_s} {self.score_s} {self.learn_s} {self.parameters}"
+        times = f"{self.generate_s} {self.score_s} {self.learn_s}"
+        return f"{times} {self.parameters} {self.teachers or _NONE}"
 
     @classmethod
     def read(cls, text: str) -> Stages:
         """What :meth:`write` gave."""
-        generate, score, learn, parameters = text.split()
-        return cls(float(generate), float(score), float(learn), int(parameters))
+        generate, score, learn, parameters, teachers = text.split()
+        return cls(
+            float(generate),
+            float(score),
+            float(learn),
+            int(parameters),
+            "" if teachers == _NONE else teachers,
+        )
 
 
 class _Lines:
@@ -77,7 +90,9 @@ class _Lines:
     fit = Fit()
 
     def source(self, row: int, u: float = 0.0) -> np.ndarray:
-        return np.full(_LENGTH, row % 1000 + 10, np.int32)
+        ids = np.full(_LENGTH, row % 1000 + 10, np.int32)
+        ids[-1] = EOS_ID
+        return ids
 
     target = source
 
@@ -208,7 +223,10 @@ def worker_of(config: RunConfig, stages: Stages) -> RolloutWorker:
     lengths = np.full(_ROWS, _LENGTH)
     plan = BatchPlan(lengths, seed=config.seed, sentences=config.batch.sentences)
     lines: Any = _Lines()
-    return RolloutWorker(config, lines, plan, SleepingWriter(stages), SleepingTeacher(stages))
+    teacher: Any = SleepingTeacher(stages)
+    if stages.teachers:
+        teacher = TeacherClient(stages.teachers)
+    return RolloutWorker(config, lines, plan, SleepingWriter(stages), teacher)
 
 
 @contextlib.contextmanager

@@ -55,10 +55,10 @@ def analyse_runs(runs: Sequence[Path], question: Question) -> dict[Path, dict[st
     configs = {run: _config(run) for run in runs}
     found = {}
     for run, config in configs.items():
-        corpus = question.corpus or config.corpus.path
+        corpus = question.corpus or config.corpus.only
         examples = _examples(corpus, question)
         limit = LengthLimit(**config.rollout.limit.model_dump())
-        with _teacher(question, config) as client:
+        with _teacher(question, config, corpus) as client:
             exposure = Exposure(
                 client,
                 examples,
@@ -92,8 +92,8 @@ def _examples(corpus: Path, question: Question) -> list[Example]:
 
 
 @contextmanager
-def _teacher(question: Question, config: RunConfig) -> Iterator[TeacherClient]:
-    """A client of the teacher that is named, or of the one that the run learnt from."""
+def _teacher(question: Question, config: RunConfig, corpus: Path) -> Iterator[TeacherClient]:
+    """A client of the teacher that is named, or of the one that the run learnt this corpus from."""
     if question.teacher is not None:
         with TemporaryDirectory() as logs:
             log = Path(logs) / "teacher.log"
@@ -103,11 +103,20 @@ def _teacher(question: Question, config: RunConfig) -> Iterator[TeacherClient]:
             ):
                 yield client
         return
-    address_of_run = config.teacher.address if config.teacher is not None else None
-    address_asked = question.address or address_of_run
+    address_asked = question.address or _address_of_run(config, corpus)
     if not address_asked:
         raise UserError(
             f"run {config.name} names no teacher that answers; give --teacher DIR or --address"
         )
     with connect(address_asked, question.token_file, patience_s=_PATIENCE_S) as client:
         yield client
+
+
+def _address_of_run(config: RunConfig, corpus: Path) -> Sequence[str] | None:
+    if config.teacher is None:
+        return None
+    known = config.corpus.directories.items()
+    routes = [
+        config.teacher.routes.get(n) for n, path in known if path.resolve() == corpus.resolve()
+    ]
+    return next(filter(None, routes), config.teacher.address)

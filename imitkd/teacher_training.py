@@ -40,7 +40,7 @@ def train_teacher(
             f"{config}: a teacher is trained on references (method vanilla), not "
             f"{resolved.method}; use `imitkd train`"
         )
-    read_info(resolved.corpus.path)  # the card needs it: a fault is told before the training
+    read_info(resolved.corpus.only)  # the card needs it: a fault is told before the training
     directory = output or Path("runs") / resolved.name
     train(resolved, directory, resume=resume, console=console)
     return package_teacher(resolved, directory, " ".join([str(config), *overrides]))
@@ -52,7 +52,7 @@ def package_teacher(config: RunConfig, run: Path, arguments: str) -> Path:
     Scored are the test splits with references, or else the validation split.
     """
     summary = json.loads((run / "summary.json").read_text())
-    corpus = config.corpus.path
+    corpus = config.corpus.only
     described = read_info(corpus)
     tests = [s for s in described.splits if s.startswith("test")]
     splits = [s for s in tests if all(e.references for e in read_split(corpus, s))]

@@ -21,10 +21,14 @@ class Example:
     """One sentence and its reference translations (none for source-only text).
 
     The first reference is the training target.
+
+    Attributes:
+        corpus: its place among the corpora that are read together, from 0.
     """
 
     source: str
     references: tuple[str, ...] = ()
+    corpus: int = 0
 
 
 def read_split(corpus: Path | str, split: str) -> list[Example]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -153,6 +153,7 @@ class SplitFacts:
         unknown, ids: unknown ids, and all ids, of sources and targets.
         vocabulary_size: V.
         lengths: digest of the rows' lengths, which the plan of batches is made of.
+        parts: rows of each corpus, which lie one after the other; empty where there is one.
     """
 
     left_out: int = 0
@@ -162,6 +163,7 @@ class SplitFacts:
     ids: int = 0
     vocabulary_size: int = 0
     lengths: str = ""
+    parts: list[int] = field(default_factory=list)
 
 
 class TokenizedSplit:
@@ -189,6 +191,10 @@ class TokenizedSplit:
     def target(self, row: int) -> np.ndarray:
         """Reference of a row, end symbol included."""
         return self._targets.get(row)
+
+    def corpus_of(self, rows: np.ndarray) -> np.ndarray:
+        """int64, like ``rows``: the place of each row's corpus among those read together."""
+        return np.searchsorted(np.cumsum(self._facts.parts), rows, side="right")
 
     def unknown_rate(self) -> float:
         """Share of unknown ids among all ids of sources and targets."""
@@ -231,6 +237,7 @@ def tokenise(
 ) -> TokenizedSplit:
     """Tokenise a split; memory does not grow with it where it is written to a directory.
 
+    Examples of several corpora come one corpus after the other, in the order of their places.
     Sentences longer than the model's limits are left out, or under ``cut_sources`` lose the end of
     their source; ``fit`` counts both.
 
@@ -256,6 +263,7 @@ def tokenise(
                 if len(source) <= max_source_length and len(target) <= max_target_length
             ]
             rows += len(kept)
+            _count(facts.parts, kept)
             facts.left_out += len(part) - len(kept)
             facts.cut += sum(row.cut for row in kept)
             facts.has_targets &= all(row.example.references for row in kept)
@@ -268,6 +276,8 @@ def tokenise(
                 f"all {facts.left_out} sentences are longer than the model's limits of "
                 f"{max_source_length} source and {max_target_length} target ids; raise the limits"
             )
+        if len(facts.parts) == 1:
+            facts.parts = []
         split = TokenizedSplit(columns.arrays(), facts)
     facts.lengths = split.lengths_digest()
     if directory is not None:
@@ -282,6 +292,15 @@ class _Row(NamedTuple):
     source: list[int]
     target: list[int]
     cut: bool
+
+
+def _count(parts: list[int], rows: Sequence[_Row]) -> None:
+    for row in rows:
+        place = row.example.corpus
+        parts.extend([0] * (place + 1 - len(parts)))
+        if any(parts[place + 1 :]):
+            raise ValueError("the examples of a corpus do not lie together")
+        parts[place] += 1
 
 
 def _parts(examples: Iterable[Example]) -> Iterator[list[Example]]:

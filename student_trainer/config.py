@@ -14,14 +14,13 @@ import yaml
 from pydantic import (
     Field,
     ValidationError,
-    field_validator,
     model_validator,
 )
 
 from seq2seq.errors import UserError
 from seq2seq.metrics import Metric
 from seq2seq.model import describe
-from student_trainer.config_checks import check_loss, check_processes, check_store
+from student_trainer.config_checks import check_loss, check_processes, check_routes, check_store
 from student_trainer.learning_config import LossConfig, MixingConfig, PoolConfig, Section
 from student_trainer.methods import (
     METHODS,
@@ -31,11 +30,10 @@ from student_trainer.methods import (
     effective_divergence,
     payloads_for,
 )
+from student_trainer.source_config import CorpusConfig, TeacherConfig, TeacherRevision
 from student_trainer.yaml_files import apply_override, read_mapping
-from teacher_service.addresses import written_addresses
-from teacher_service.errors import TeacherRefused
 
-# The sections of what is learnt are handed out under this module's name.
+# The sections of what is learnt, and from what, are handed out under this module's name.
 __all__ = [
     "BatchConfig",
     "CorpusConfig",
@@ -58,27 +56,6 @@ __all__ = [
 ]
 
 Precision = Literal["fp32", "bf16"]
-
-
-class CorpusConfig(Section):
-    """What to train on.
-
-    Attributes:
-        path: a prepared corpus directory.
-        distilled: directory with the teacher's hypotheses for the training sources
-            (`imitkd data distil`); unset: those of ``path``, if it is such a one itself.
-        sentences: use only the first so many training pairs (the low-data setting).
-        long_sources: sentences whose source is over ``model.max_source_length``: ``leave-out``, or
-            ``cut`` their end off, as every source is in evaluation. Summaries want the latter.
-        source_candidates: n-best size of source subword regularisation; 1 turns it off.
-    """
-
-    path: Path
-    distilled: Path | None = None
-    sentences: int | None = Field(None, ge=1)
-    long_sources: Literal["leave-out", "cut"] = "leave-out"
-    source_candidates: int = Field(1, ge=1)
-    source_alpha: float = Field(0.2, gt=0)
 
 
 class VocabularyConfig(Section):
@@ -200,55 +177,6 @@ class OptimiserConfig(Section):
     average: float = Field(0.0, ge=0, lt=1)
 
 
-class TeacherConfig(Section):
-    """Where the teacher answers: from one or more addresses, or from a score store.
-
-    Attributes:
-        address: host:port, unix:path or file:/path of the scoring service; a list, or several with
-            commas between, where replicas serve it.
-        store: directory that `imitkd teacher score-corpus` wrote; nothing is served then.
-        timeout_s: past it a call that found no teacher stops the run with everything saved.
-        revision: the weights that must answer, all through the run; unset: those that answer when
-            it begins.
-        token_file: file with a bearer token.
-        root_certificates: file with the authority that signed the service's certificate.
-        client_certificate, client_key: files for a service that asks callers for a certificate.
-    """
-
-    address: tuple[str, ...] | None = None
-    store: Path | None = None
-    attempt_timeout_s: float = Field(60.0, gt=0)
-    timeout_s: float = Field(300.0, gt=0)
-    revision: str | None = None
-    token_file: Path | None = None
-    root_certificates: Path | None = None
-    client_certificate: Path | None = None
-    client_key: Path | None = None
-
-    @field_validator("address", mode="before")
-    @classmethod
-    def _several(cls, address: Any) -> Any:
-        return [address] if isinstance(address, str) else address
-
-    @field_validator("address")
-    @classmethod
-    def _written(cls, address: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        try:
-            return None if address is None else written_addresses(address)
-        except TeacherRefused as error:
-            raise ValueError(str(error)) from error
-
-    @model_validator(mode="after")
-    def _one(self) -> TeacherConfig:
-        # Not both: pairs that a store lacks would quietly go to the network.
-        if (self.address is None) == (self.store is None):
-            raise ValueError(
-                "give either 'address' (a serving teacher) or 'store' (a score store); the other "
-                "one may be null"
-            )
-        return self
-
-
 class ValidationConfig(Section):
     """When and how the student is evaluated; the best one on the validation split is kept.
 
@@ -343,10 +271,12 @@ class RunConfig(Section):
             raise ValueError("vocabulary.served needs a 'teacher' section with an address")
         if self.teacher is not None and self.teacher.store is not None:
             check_store(self)
+        if self.teacher is not None and self.teacher.routes:
+            check_routes(self)
         return self
 
-    def pinned_to(self, revision: str | None) -> RunConfig:
-        """The same run, in which every request names the teacher's revision."""
+    def pinned_to(self, revision: TeacherRevision) -> RunConfig:
+        """The same run, in which every request names its teacher's revision."""
         if self.teacher is None or revision is None:
             return self
         teacher = self.teacher.model_copy(update={"revision": revision})

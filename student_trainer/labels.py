@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import fields
+
 import numpy as np
 
 from student_trainer.config import RunConfig
@@ -62,6 +65,21 @@ def labels_of(
         result.token_log_probs_P.astype(np.float32),
         states,
     )
+
+
+def join_labels(parts: Sequence[TeacherLabels]) -> TeacherLabels:
+    """The labels of several answers as those of one, in the order of the packed positions."""
+    if len(parts) == 1:
+        return parts[0]
+    positions = np.concatenate([part.positions for part in parts])
+    order = np.argsort(positions)
+
+    def joined(name: str) -> np.ndarray | None:
+        found = [getattr(part, name) for part in parts]
+        return None if found[0] is None else np.concatenate(found)[order]
+
+    names = [field.name for field in fields(TeacherLabels)]
+    return TeacherLabels(**{name: joined(name) for name in names})  # type: ignore[arg-type]
 
 
 def _parts(

@@ -205,7 +205,7 @@ class Learner:
         card = (
             f"# {config.name}\n\nWritten by `imitkd train` (method {config.method}), step "
             f"{self.steps_done} of {config.optimiser.steps}.\n\n"
-            f"- corpus: `{config.corpus.path.name}`\n"
+            f"- corpus: `{', '.join(config.corpus.directories)}`\n"
             f"- parameters: {self._model.parameter_count():,}\n"
             f"- validation, greedy: {scores}\n"
         )

@@ -16,10 +16,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 from student_trainer.run_directory import RunDirectory
-from student_trainer.types import ShardTask, StepReport, ValidationReport
+from student_trainer.source_config import TeacherRevision
+from student_trainer.types import LearntShard, ShardTask, StepReport, ValidationReport
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Beginning:
         plan: digest of which rows make up which batch (``BatchPlan.digest``).
         pool, lag: the rule of staleness.
         shards: of a batch.
-        teacher: revision that scores; None where no teacher is asked.
+        teacher: revision that scores, by corpus where there are routes; None where no teacher is
+            asked.
     """
 
     token: int
@@ -41,7 +44,7 @@ class Beginning:
     pool: int
     lag: int
     shards: int
-    teacher: str | None
+    teacher: TeacherRevision
 
 
 class Ledger:
@@ -64,7 +67,7 @@ class Ledger:
             "kind": "batch",
             "batch": report.step - 1,
             "version": report.version,
-            "teacher": sorted({s.revision for s in report.shards if s.revision is not None}),
+            "teacher": sorted(set(chain.from_iterable(map(_revisions, report.shards)))),
             "shards": [[s.rows, s.digest, s.attempts] for s in report.shards],
         }
         if any(s.host for s in report.shards):
@@ -88,6 +91,13 @@ class Ledger:
 
     def close(self) -> None:
         """Nothing is held open."""
+
+
+def _revisions(shard: LearntShard) -> tuple[str, ...]:
+    """Of the teachers that were asked about a shard."""
+    if isinstance(shard.revision, str):
+        return (shard.revision,)
+    return shard.revision or ()
 
 
 def note_death(run: RunDirectory, shards: Iterable[ShardTask]) -> None:

@@ -2,8 +2,9 @@
 
 Checked against the rule and the plan, both made anew from the run's configuration and corpus: each
 batch up to the checkpoint is there once, in order, written by the weights the rule names, scored by
-the teacher the run went by, and made of the rows that (seed, i) gives, or of fewer where a shard is
-listed as quarantined. Batches rolled back by a resume count for nothing.
+the teacher the run went by (with routes by those of its rows' corpora), and made of the rows that
+(seed, i) gives, or of fewer where a shard is listed as quarantined. Batches rolled back by a resume
+count for nothing.
 
 A plan is made of the lengths of sentences in ids. Those that lie with the run are taken where their
 recipe names the very text, vocabulary and limits that are there now, and their digest is right;
@@ -14,9 +15,11 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
 
 from seq2seq.errors import UserError
 from seq2seq.plan import BatchPlan
@@ -25,7 +28,7 @@ from student_trainer.jsonl import Record
 from student_trainer.mixing import version_for
 from student_trainer.run_directory import RunDirectory
 from student_trainer.setup import prepare_vocabulary
-from student_trainer.training_data import is_current, kept_data, make_data
+from student_trainer.training_data import TrainingData, is_current, kept_data, make_data
 from student_trainer.types import rows_digest
 
 _FAULTS_KEPT = 20
@@ -96,27 +99,39 @@ def check_ledger(run: RunDirectory, corpus: Path | None = None) -> Account:
         raise UserError(f"{run.path} holds no run")
     if not run.ledger.path.exists():
         raise UserError(f"{run.path} has no ledger; it was made by an older version")
-    moved = [f"corpus.path={corpus}"] if corpus is not None else []
-    config = load_config(run.config_file, moved)
-    return check(run.ledger.read, config, _plan(config, run.path), run.checkpointed())
+    config = load_config(run.config_file)
+    if corpus is not None:
+        config.corpus.only  # noqa: B018  (raises where there are several)
+        config = load_config(run.config_file, [f"corpus.path={corpus}"])
+    data, names = _data(config, run.path), list(config.corpus.directories)
+
+    def corpora(rows: np.ndarray) -> set[str]:
+        return {names[place] for place in data.split.corpus_of(rows)}
+
+    return check(run.ledger.read, config, data.plan, run.checkpointed(), corpora)
 
 
-def _plan(config: RunConfig, run: Path) -> BatchPlan:
-    """The plan of a run that may be under way: nothing is written to it."""
+def _data(config: RunConfig, run: Path) -> TrainingData:
+    """The data of a run that may be under way: nothing is written to it."""
     vocabulary = prepare_vocabulary(config, run)
     if is_current(config, vocabulary, run):
-        return kept_data(config, run).plan
+        return kept_data(config, run)
     with tempfile.TemporaryDirectory() as elsewhere:
-        return make_data(config, vocabulary, Path(elsewhere)).plan
+        return make_data(config, vocabulary, Path(elsewhere))
 
 
 def check(
-    read: Callable[[], Iterator[Record]], config: RunConfig, plan: BatchPlan, checkpointed: int
+    read: Callable[[], Iterator[Record]],
+    config: RunConfig,
+    plan: BatchPlan,
+    checkpointed: int,
+    corpora: Callable[[np.ndarray], Collection[str]] = lambda rows: (),
 ) -> Account:
     """Check records in their order; memory does not grow with them.
 
     Args:
         read: all records, from the first; called twice.
+        corpora: names of those that some rows are of; asked where each has a teacher of its own.
     """
     account = Account(checkpointed=checkpointed)
     begins = [record for record in read() if record["kind"] == "begin"]
@@ -137,7 +152,7 @@ def check(
         elif begun is None:
             account.fault(f"batch {record['batch']} comes before any beginning")
         else:
-            _batch(account, begun, record, following, plan)
+            _batch(account, begun, record, following, plan, corpora)
             following = record["batch"] + 1
             if until is not None and record["batch"] >= until:
                 account.rolled_back += 1
@@ -166,7 +181,12 @@ def _begin(
 
 
 def _batch(
-    account: Account, begun: Record, record: Record, following: int, plan: BatchPlan
+    account: Account,
+    begun: Record,
+    record: Record,
+    following: int,
+    plan: BatchPlan,
+    corpora: Callable[[np.ndarray], Collection[str]],
 ) -> None:
     """A batch is the next one, of the right weights, teacher and rows."""
     batch = record["batch"]
@@ -176,7 +196,10 @@ def _batch(
     wanted = version_for(batch, begun["pool"], begun["lag"])
     if record["version"] != wanted:
         account.fault(f"batch {batch} was written by version {record['version']}, not {wanted}")
-    if any(revision != begun["teacher"] for revision in record["teacher"]):
+    teachers = [begun["teacher"]]
+    if isinstance(begun["teacher"], dict):
+        teachers = [begun["teacher"].get(name) for name in corpora(plan.rows(batch))]
+    if any(revision not in teachers for revision in record["teacher"]):
         account.fault(f"batch {batch} was scored by teacher {', '.join(record['teacher'])}")
     _rows(account, record, begun["shards"], plan)
 

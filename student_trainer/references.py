@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from seq2seq.corpus import Example
 from seq2seq.errors import UserError
@@ -32,7 +31,7 @@ def require_references(config: RunConfig, examples: Iterable[Example]) -> Iterat
         for later in rest:
             total += 1
             bare += not later.references
-        corpus = config.corpus.path
+        corpus = config.corpus.title
         raise UserError(
             f"{bare:,} of the {total:,} training sentences of {corpus} have no reference, "
             f"which method {config.method} needs; have the teacher write them (`imitkd data distil "
@@ -41,7 +40,7 @@ def require_references(config: RunConfig, examples: Iterable[Example]) -> Iterat
         )
 
 
-def require_target_text(examples: Iterable[Example], corpus: Path) -> None:
+def require_target_text(examples: Iterable[Example], corpus: str) -> None:
     """Refuse to train a vocabulary on sources alone: it would lack the target language.
 
     Reads all examples: a fault in their file is told here, where SentencePiece would lose it.

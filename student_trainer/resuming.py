@@ -10,6 +10,7 @@ from student_trainer.config import RunConfig
 from student_trainer.driver import Spent
 from student_trainer.executor import Executor
 from student_trainer.run_directory import RunDirectory
+from student_trainer.source_config import TeacherRevision
 from student_trainer.training_data import OTHER_BATCHES
 from student_trainer.types import ValidationReport
 
@@ -23,7 +24,7 @@ class Standing:
     spent: Spent = field(default_factory=Spent)
 
 
-def kept(config: RunConfig, executor: Executor, revision: str | None) -> dict[str, Any]:
+def kept(config: RunConfig, executor: Executor, revision: TeacherRevision) -> dict[str, Any]:
     """What every checkpoint keeps of the run, to be compared when it goes on."""
     return {
         "teacher_revision": revision,
@@ -34,7 +35,7 @@ def kept(config: RunConfig, executor: Executor, revision: str | None) -> dict[st
 
 
 def restore(
-    config: RunConfig, executor: Executor, run: RunDirectory, revision: str | None
+    config: RunConfig, executor: Executor, run: RunDirectory, revision: TeacherRevision
 ) -> Standing:
     """Go back to the newest checkpoint; metrics of later steps are dropped.
 
@@ -67,7 +68,7 @@ def _rule(config: RunConfig) -> dict[str, int]:
     }
 
 
-def _check_teacher(config: RunConfig, before: str | None, now: str | None) -> None:
+def _check_teacher(config: RunConfig, before: TeacherRevision, now: TeacherRevision) -> None:
     wanted = config.teacher.revision if config.teacher is not None else None
     if before != now and (now is None or wanted != now):
         raise UserError(

@@ -16,9 +16,18 @@ from seq2seq.noise import keyed, uniform_array
 from seq2seq.plan import BatchPlan
 from student_trainer.confidence import without_doubtful
 from student_trainer.config import RunConfig
-from student_trainer.labels import asked_payload, labels_of
+from student_trainer.labels import asked_payload, join_labels, labels_of
 from student_trainer.mixing import is_fresh, keeps_reference
-from student_trainer.types import Ragged, ScoredShard, ShardTask, Teacher, Weights, rows_digest
+from student_trainer.teachers import RoutedTeachers
+from student_trainer.types import (
+    Ragged,
+    ScoredShard,
+    ShardTask,
+    Teacher,
+    TeacherLabels,
+    Weights,
+    rows_digest,
+)
 from student_trainer.writers import Writer
 from teacher_service.codec import ScoreResult
 from teacher_service.errors import TeacherError
@@ -67,14 +76,14 @@ class RolloutWorker:
         split: TokenizedSplit,
         plan: BatchPlan,
         writer: Writer | None = None,
-        teacher: Teacher | None = None,
+        teacher: Teacher | RoutedTeachers | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Wire a worker.
 
         Args:
             writer: the student; None where the method needs none.
-            teacher: None where the method asks none.
+            teacher: one for all rows or for each corpus; None where the method asks none.
         """
         self._config, self._split, self._plan = config, split, plan
         self._writer, self._teacher, self._clock = writer, teacher, clock
@@ -143,14 +152,12 @@ class RolloutWorker:
 
     def _scored(self, draft: Draft) -> ScoredShard:
         begin = self._clock()
-        result = self._ask(draft)
+        answers = self._ask(draft)
         labels = None
-        if result is not None:
-            lengths = np.array([len(t) for t in draft.targets])
-            positions = np.repeat(draft.asked, lengths).nonzero()[0]
-            named = None if draft.candidates is None else np.concatenate(draft.candidates)
-            labels = labels_of(positions, result, named)
+        if answers:
+            labels = join_labels([_labels(draft, mask, result) for mask, result in answers])
         task, config = draft.task, self._config
+        revisions = tuple(sorted({result.revision for _, result in answers}))
         shard = ScoredShard(
             batch=task.batch,
             shard=task.shard,
@@ -164,9 +171,9 @@ class RolloutWorker:
             generate_s=draft.generate_s,
             score_s=self._clock() - begin,
             replayed=draft.replayed,
-            teacher_s=result.compute_seconds if result is not None else 0.0,
+            teacher_s=sum(result.compute_seconds for _, result in answers),
             digest=draft.digest,
-            revision=result.revision if result is not None else None,
+            revision=revisions if len(revisions) > 1 else next(iter(revisions), None),
         )
         if config.spec.pool == "aggregation":
             data = [self._split.target(r).astype(np.int32) for r in draft.rows]
@@ -218,19 +225,40 @@ class RolloutWorker:
         k = self._config.loss.top_k
         return self._writer.candidates(_where(asked, sources), _where(asked, targets), k)
 
-    def _ask(self, draft: Draft) -> ScoreResult | None:
-        """Have the chosen rows scored by the teacher."""
+    def _ask(self, draft: Draft) -> list[tuple[np.ndarray, ScoreResult]]:
+        """Have the chosen rows scored: for each teacher asked the rows (a mask) and its answer."""
         if not draft.asked.any():
-            return None
+            return []
+
+        def ask(teacher: Teacher, mask: np.ndarray) -> ScoreResult:
+            candidates = _candidates_of(draft, mask)
+            named = {} if candidates is None else {"candidates": candidates}
+            return teacher.score(
+                _where(mask, draft.sources),
+                _where(mask, draft.targets),
+                asked_payload(self._config),
+                temperature=self._config.loss.temperature,
+                **named,
+            )
+
+        if isinstance(self._teacher, RoutedTeachers):
+            corpora = self._split.corpus_of(draft.rows)
+            return self._teacher.ask_each(draft.asked, corpora, ask)
         assert self._teacher is not None
-        named = {} if draft.candidates is None else {"candidates": draft.candidates}
-        return self._teacher.score(
-            _where(draft.asked, draft.sources),
-            _where(draft.asked, draft.targets),
-            asked_payload(self._config),
-            temperature=self._config.loss.temperature,
-            **named,
-        )
+        return [(draft.asked, ask(self._teacher, draft.asked))]
+
+
+def _labels(draft: Draft, mask: np.ndarray, result: ScoreResult) -> TeacherLabels:
+    """What a teacher said about the rows of a mask."""
+    lengths = np.array([len(t) for t in draft.targets])
+    candidates = _candidates_of(draft, mask)
+    named = None if candidates is None else np.concatenate(candidates)
+    return labels_of(np.repeat(mask, lengths).nonzero()[0], result, named)
+
+
+def _candidates_of(draft: Draft, mask: np.ndarray) -> list[np.ndarray] | None:
+    """The candidates of the rows of a mask, which are among those asked about."""
+    return None if draft.candidates is None else _where(mask[draft.asked], draft.candidates)
 
 
 def _where(asked: np.ndarray, rows: list[np.ndarray]) -> list[np.ndarray]:

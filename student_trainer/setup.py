@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from itertools import chain, islice
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,9 @@ from seq2seq.errors import UserError
 from seq2seq.model import Seq2SeqModel, build_model
 from seq2seq.rouge import make_scorer
 from seq2seq.vocabulary import SentencePieceVocabulary, Vocabulary, load_vocabulary
-from student_trainer.config import InitialiseConfig, RunConfig, TeacherConfig
+from student_trainer.config import InitialiseConfig, RunConfig
 from student_trainer.data_parallel import Group
 from student_trainer.determinism import prepare_process
-from student_trainer.labels import asked_payload
 from student_trainer.learner import Learner
 from student_trainer.references import require_target_text
 from student_trainer.rollout_worker import RolloutWorker
@@ -32,14 +31,25 @@ from student_trainer.served_vocabulary import served_vocabulary
 from student_trainer.stored_scores import require_pairs
 from student_trainer.targets import training_examples
 from student_trainer.teacher_head import TeacherHead
+from student_trainer.teachers import AnyTeacher, RoutedTeachers, make_teacher, one_teacher
 from student_trainer.training_data import TrainingData
 from student_trainer.writers import make_writer
-from teacher_service.channel import Credentials
-from teacher_service.client import TeacherClient
 from teacher_service.projection import OutputProjection
 from teacher_service.score_store.stored_teacher import StoredTeacher
 
-AnyTeacher = TeacherClient | StoredTeacher
+__all__ = [
+    "AnyTeacher",
+    "copy_layers",
+    "make_learner",
+    "make_model",
+    "make_teacher",
+    "make_teacher_head",
+    "make_vocabulary",
+    "make_worker",
+    "prepare_vocabulary",
+    "student_bytes",
+    "validation_examples",
+]
 
 
 def make_vocabulary(config: RunConfig) -> Vocabulary:
@@ -53,10 +63,10 @@ def make_vocabulary(config: RunConfig) -> Vocabulary:
         return load_model_vocabulary(config.vocabulary.from_)
     if config.vocabulary.served:
         assert config.teacher is not None
-        with contextlib.closing(_teacher(config.teacher, None)) as teacher:
+        with contextlib.closing(one_teacher(config.teacher, None)) as teacher:
             return served_vocabulary(teacher)
     assert config.vocabulary.size is not None
-    require_target_text(training_examples(config), config.corpus.path)
+    require_target_text(training_examples(config), config.corpus.title)
     sources = (e.source for e in training_examples(config))
     targets = (r for e in training_examples(config) for r in e.references)
     return SentencePieceVocabulary.train(chain(sources, targets), config.vocabulary.size)
@@ -141,7 +151,7 @@ def make_worker(
         TeacherStoreError: a score store lacks pairs of the training data.
     """
     if isinstance(teacher, StoredTeacher):
-        require_pairs(teacher, data.split, config.corpus.path)
+        require_pairs(teacher, data.split, config.corpus.only)
     prepare_process(config.deterministic)
     blank = config.model_copy(update={"initialise": None})
     writer = None
@@ -177,74 +187,30 @@ def make_teacher_head(config: RunConfig, vocabulary: Vocabulary) -> TeacherHead 
     if not config.asks_teacher or config.payload != "hidden":
         return None
     teacher = make_teacher(config, vocabulary)
-    assert teacher is not None
+    assert teacher is not None and not isinstance(teacher, RoutedTeachers)
     with contextlib.closing(teacher):
         projection = OutputProjection.of(teacher.artifact("output_projection"))
     return TeacherHead.of(projection, config.device)
 
 
 def validation_examples(config: RunConfig) -> list[Example]:
-    """The first ``validation.sentences`` pairs of the validation split.
+    """The first ``validation.sentences`` pairs of the validation split; of several corpora each
+    gives one in turn.
 
     Raises:
         UserError: the split is not there, or has sentences without references.
     """
-    split = stream_split(config.corpus.path, "validation")
-    examples = list(islice(split, config.validation.sentences))
+    splits = [stream_split(path, "validation") for path in config.corpus.directories.values()]
+    in_turn = (e for each in zip_longest(*splits) for e in each if e is not None)
+    examples = list(islice(in_turn, config.validation.sentences))
     bare = sum(not e.references for e in examples)
     if bare:
         raise UserError(
-            f"{config.corpus.path} validation has {bare} sentences without references, which "
+            f"{config.corpus.title} validation has {bare} sentences without references, which "
             "cannot be scored; add references, or have the teacher write some (`imitkd data "
             "distil`)"
         )
     return examples
-
-
-def make_teacher(config: RunConfig, vocabulary: Vocabulary) -> AnyTeacher | None:
-    """A client, or a store in its place, that refuses a teacher of another vocabulary; None where
-    no teacher is asked.
-
-    Raises:
-        TeacherSecretError: a token, certificate or key cannot be read.
-        TeacherStoreError, TeacherMismatch: a store that cannot be read, or of other scores.
-    """
-    if not config.asks_teacher or config.teacher is None:
-        return None
-    teacher = _teacher(config.teacher, vocabulary.fingerprint)
-    if isinstance(teacher, StoredTeacher):
-        teacher.check_question(asked_payload(config), config.loss.temperature)
-    return teacher
-
-
-def _teacher(settings: TeacherConfig, fingerprint: str | None) -> AnyTeacher:
-    if settings.store is None:
-        return _client(settings, fingerprint)
-    return StoredTeacher(
-        settings.store, expected_fingerprint=fingerprint, expected_revision=settings.revision
-    )
-
-
-def _client(settings: TeacherConfig, fingerprint: str | None) -> TeacherClient:
-    assert settings.address is not None
-    credentials = Credentials.read(
-        settings.token_file,
-        settings.root_certificates,
-        settings.client_certificate,
-        settings.client_key,
-        where="teacher.",
-    )
-    return TeacherClient(
-        settings.address,
-        attempt_timeout_s=settings.attempt_timeout_s,
-        timeout_s=settings.timeout_s,
-        expected_fingerprint=fingerprint,
-        expected_revision=settings.revision,
-        token=credentials.token,
-        root_certificates=credentials.root_certificates,
-        client_certificate=credentials.client_certificate,
-        client_key=credentials.client_key,
-    )
 
 
 def prepare_vocabulary(config: RunConfig, run: Path) -> Vocabulary:

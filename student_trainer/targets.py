@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -49,24 +49,30 @@ class Distilled:
         return Example(self.source, (self.candidates[0],))
 
 
-def training_file(config: RunConfig) -> Path:
-    """The file that :func:`training_examples` reads."""
-    corpus = config.corpus.path
-    if config.spec.data != "reference":
-        corpus = config.corpus.distilled or corpus
-    return corpus / "train.jsonl"
+def training_files(config: RunConfig) -> list[Path]:
+    """The files that :func:`training_examples` reads, one of each corpus."""
+    corpora = list(config.corpus.directories.values())
+    if config.spec.data != "reference" and config.corpus.distilled is not None:
+        corpora = [config.corpus.distilled]
+    return [corpus / "train.jsonl" for corpus in corpora]
 
 
 def training_examples(config: RunConfig) -> Iterator[Example]:
-    """The training split, a sentence at a time; the first reference of each example is its target
-    under the method.
+    """The training split, a sentence at a time and one corpus after the other; the first reference
+    of each example is its target under the method.
 
     Raises:
         UserError: the split is not there, or lacks what the method takes its targets from.
     """
-    data, path = config.spec.data, training_file(config)
+    for place, path in enumerate(training_files(config)):
+        for example in _examples_of(path, config):
+            yield replace(example, corpus=place) if place else example
+
+
+def _examples_of(path: Path, config: RunConfig) -> Iterator[Example]:
+    data = config.spec.data
     if data == "reference":
-        yield from islice(stream_split(config.corpus.path, "train"), config.corpus.sentences)
+        yield from islice(stream_split(path.parent, "train"), config.corpus.sentences)
         return
     rows = islice(read_distilled(path), config.corpus.sentences)
     for row in rows:

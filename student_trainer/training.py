@@ -31,8 +31,11 @@ from student_trainer.setup import (
     make_worker,
     prepare_vocabulary,
 )
+from student_trainer.source_config import TeacherRevision
+from student_trainer.teachers import revision_of, teacher_infos
 from student_trainer.training_data import build_limits, make_data
 from student_trainer.verdict import StageTimes, judge
+from teacher_service.codec import ModelInfo
 from teacher_service.errors import TeacherError
 
 _log = logging.getLogger(__name__)
@@ -64,18 +67,25 @@ def make_executor(config: RunConfig, run: RunDirectory) -> Executor:
         return InlineExecutor(learner, worker, stack.pop_all().close)
 
 
-def teacher_revision(config: RunConfig, run: RunDirectory) -> str | None:
-    """Revision of the teacher that answers, checked against the run's vocabulary and lengths.
+def teacher_revision(config: RunConfig, run: RunDirectory) -> TeacherRevision:
+    """Revision of the teacher that answers, or of each, checked against the run's vocabulary and
+    lengths.
 
     Raises:
         TeacherError: absent past the deadline, or of another vocabulary.
         UserError: the student takes longer sentences than the teacher can score.
     """
     teacher = make_teacher(config, prepare_vocabulary(config, run.path))
-    if teacher is None:
+    if teacher is None or config.teacher is None:
         return None
     with contextlib.closing(teacher):
-        info = teacher.model_info()
+        infos = teacher_infos(teacher, config.teacher)
+    for info in infos.values() if isinstance(infos, dict) else (infos,):
+        _check_lengths(config, info)
+    return revision_of(infos)
+
+
+def _check_lengths(config: RunConfig, info: ModelInfo) -> None:
     longest = {"max_source_length": info.max_source_length}
     longest |= {"max_target_length": info.max_target_length}
     over = [
@@ -88,7 +98,6 @@ def teacher_revision(config: RunConfig, run: RunDirectory) -> str | None:
             f"the student takes longer sentences than teacher {info.name} can score; set "
             + " ".join(over)
         )
-    return info.revision
 
 
 def train(
@@ -130,7 +139,7 @@ def _train(
     config: RunConfig,
     run: RunDirectory,
     executor: Executor,
-    revision: str | None,
+    revision: TeacherRevision,
     resume: bool,
     console: Console | None,
 ) -> TrainingResult:
@@ -165,7 +174,7 @@ def _train(
 
 
 def _beginning(
-    config: RunConfig, run: RunDirectory, executor: Executor, start: int, revision: str | None
+    config: RunConfig, run: RunDirectory, executor: Executor, start: int, revision: TeacherRevision
 ) -> Beginning:
     assert run.fence is not None
     return Beginning(
@@ -223,7 +232,7 @@ def _summary(
     config: RunConfig,
     run: RunDirectory,
     result: TrainingResult,
-    revision: str | None,
+    revision: TeacherRevision,
     fit: Fit,
 ) -> dict[str, Any]:
     totals = run.totals()

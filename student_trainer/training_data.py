@@ -23,7 +23,7 @@ from seq2seq.vocabulary import Vocabulary
 from student_trainer.config import RunConfig
 from student_trainer.references import needs_references, require_references
 from student_trainer.run_directory import RunDirectory
-from student_trainer.targets import training_examples, training_file
+from student_trainer.targets import training_examples, training_files
 
 OTHER_BATCHES = (
     "the batches of this configuration are others than those the run began with, and sentences "
@@ -122,9 +122,10 @@ def _tokenise(
 def _recipe(config: RunConfig, vocabulary: Vocabulary) -> dict[str, Any]:
     """All that the ids follow from."""
     corpus = config.corpus
-    return {
+    several = {"corpora": list(corpus.directories)} if corpus.path is None else {}
+    return several | {
         "form": _FORM,
-        "text": files_revision([training_file(config)]),
+        "text": files_revision(training_files(config)),
         "targets": config.spec.data,
         "sentences": corpus.sentences,
         "vocabulary": vocabulary.fingerprint,

@@ -159,7 +159,7 @@ class ScoredShard:
         replayed: rows left to the learner, which draws them from those written before.
         teacher_s: of the forward passes at the teacher, as it says.
         digest: of the rows' numbers (:func:`rows_digest`).
-        revision: of the teacher that scored; None where it was not asked.
+        revision: of the teacher that scored, or of all that did; None where none was asked.
         quarantined: left out, as it killed its workers; without rows.
     """
 
@@ -177,7 +177,7 @@ class ScoredShard:
     replayed: int = 0
     teacher_s: float = 0.0
     digest: str = ""
-    revision: str | None = None
+    revision: str | tuple[str, ...] | None = None
     quarantined: bool = False
 
     @classmethod
@@ -234,7 +234,7 @@ class LearntShard:
 
     rows: int
     digest: str
-    revision: str | None = None
+    revision: str | tuple[str, ...] | None = None
     quarantined: bool = False
     attempts: int = 1
     host: str = ""

@@ -134,8 +134,8 @@ def _counts(config: RunConfig, workers: int) -> dict[str, int]:
     """How many of each stage run side by side."""
     teacher = config.teacher
     replicas = workers
-    if teacher is not None and teacher.address is not None:
-        replicas = len(teacher.address)
+    if teacher is not None and teacher.replicas:
+        replicas = teacher.replicas
     return {"generate": workers, "score": replicas, "learn": 1}
 
 

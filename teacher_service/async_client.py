@@ -23,7 +23,7 @@ from teacher_service.addresses import AddressBook, Lookup, look_up
 from teacher_service.candidates import TokenTable, pack_candidates
 from teacher_service.channel import Credentials
 from teacher_service.errors import TeacherDenied, TeacherError, TeacherMismatch, TeacherRefused
-from teacher_service.fleet import Fleet, Send
+from teacher_service.fleet import REPORT_S, Fleet, Line, Send
 from teacher_service.payloads import position_bytes, row_shapes
 from teacher_service.replies import PartScores, ReplicaReport
 from teacher_service.requests import Ids
@@ -33,8 +33,6 @@ T = TypeVar("T")
 
 # Requests of one call under way at once, for each replica: one computed, one on its way.
 _PARTS_A_REPLICA = 2
-# A replica that cannot say who it is within this time is not waited for.
-_REPORT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,8 @@ class AsyncTeacherClient:
     """Asks one teacher from one event loop; cheap to build, connects on first use.
 
     Everything it is told comes from one model: the revision and vocabulary of the first answer are
-    expected in every later one, at whatever replica.
+    expected in every later one, at whatever replica. A replica is asked who it is before it is
+    asked anything else; one that serves another model is not used, and a line in the log says so.
 
     Args:
         address: ``HOST:PORT``, ``unix:PATH`` or ``file:/PATH`` (:class:`AddressBook`), or several.
@@ -99,6 +98,7 @@ class AsyncTeacherClient:
         self._fleet = Fleet(
             book,
             Credentials(token, root_certificates, client_certificate, client_key),
+            self._meet,
             refresh_s=refresh_s,
             clock=clock,
             sleep=sleep,
@@ -111,15 +111,13 @@ class AsyncTeacherClient:
         Raises:
             TeacherError: see :meth:`score`.
         """
-        address, info = await self._call("GetModelInfo", self._who())
-        self._recognise(address, info)
-        return info
+        return await self._call("GetModelInfo", self._meet, meets=True)
 
     async def replicas(self) -> list[ReplicaReport]:
         """What every replica says of itself now, or why it does not within five seconds."""
-        patience_s = min(_REPORT_S, self._timeout_s)
+        patience_s = min(REPORT_S, self._timeout_s)
         asked, well = await asyncio.gather(
-            self._fleet.ask_each("GetModelInfo", self._who(), patience_s),
+            self._fleet.ask_each("GetModelInfo", self._who(self._wanted), patience_s),
             self._fleet.ask_each("Health.Check", attempts.serving(), patience_s),
         )
         health = {a: None if isinstance(told, TeacherError) else told for a, told in well.items()}
@@ -255,13 +253,13 @@ class AsyncTeacherClient:
             TeacherMismatch, TeacherDenied: one answers, and is the wrong one, disagrees with
                 another, or refuses us.
         """
-        address, info = await self._call(
+        await self._call(
             "GetModelInfo",
-            self._who(),
-            attempt_timeout_s=_REPORT_S,
+            self._meet,
+            attempt_timeout_s=REPORT_S,
             timeout_s=timeout_s,
+            meets=True,
         )
-        self._recognise(address, info)
         for report in await self.replicas() if len(self._fleet.replicas) > 1 else ():
             if report.info is not None:
                 self._recognise(report.address, report.info)
@@ -293,8 +291,14 @@ class AsyncTeacherClient:
         self._known = _Known(address, info)
         self._expect = pb.ModelExpectation(fingerprint=info.fingerprint, revision=info.revision)
 
-    def _who(self) -> Send[tuple[str, codec.ModelInfo]]:
-        return attempts.model_info(pb.GetModelInfoRequest(expect=self._wanted))
+    def _who(self, expect: pb.ModelExpectation) -> Send[tuple[str, codec.ModelInfo]]:
+        return attempts.model_info(pb.GetModelInfoRequest(expect=expect))
+
+    async def _meet(self, line: Line, timeout_s: float) -> codec.ModelInfo:
+        """Ask a replica who it is. Raises TeacherMismatch where it serves another model."""
+        address, info = await self._who(self._expect)(line, timeout_s)
+        self._recognise(address, info)
+        return info
 
     async def _call(
         self,
@@ -304,6 +308,7 @@ class AsyncTeacherClient:
         *,
         attempt_timeout_s: float | None = None,
         timeout_s: float | None = None,
+        meets: bool = False,
     ) -> T:
         try:
             return await self._fleet.call(
@@ -312,6 +317,7 @@ class AsyncTeacherClient:
                 tokens=tokens,
                 attempt_timeout_s=attempt_timeout_s or self._attempt_timeout_s,
                 timeout_s=timeout_s or self._timeout_s,
+                meets=meets,
             )
         except TeacherMismatch as error:
             if self._known is None or self._wanted.revision:

@@ -19,9 +19,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from protos.teacher.v1 import teacher_pb2, teacher_pb2_grpc
 from teacher_service.addresses import AddressBook
 from teacher_service.channel import Credentials, open_aio_channel
-from teacher_service.errors import TeacherError, TeacherUnavailable
+from teacher_service.errors import TeacherError, TeacherMismatch, TeacherUnavailable
 from teacher_service.replicas import Replica, Replicas
-from teacher_service.retrying import PUSHBACK_KEY, Fault, Retrying, Wait, error_of
+from teacher_service.retrying import MISMATCH, PUSHBACK_KEY, Fault, Retrying, Wait, error_of
 
 T = TypeVar("T")
 
@@ -29,6 +29,8 @@ SERVICE = teacher_pb2.DESCRIPTOR.services_by_name["TeacherService"].full_name
 # After a replica failed, addresses are read again so soon.
 _READ_SOON_S = 1.0
 _WATCH_AGAIN_S = 1.0
+# A replica that cannot say who it is within this time is not waited for.
+REPORT_S = 5.0
 
 _log = logging.getLogger("teacher_service.client")
 
@@ -40,6 +42,7 @@ class Line:
     Attributes:
         metadata: rides in every call.
         watch: of the replica's health, where there are several.
+        meeting: under way while the replica is asked who it is.
     """
 
     replica: Replica
@@ -47,6 +50,7 @@ class Line:
     stub: teacher_pb2_grpc.TeacherServiceStub
     metadata: tuple[tuple[str, str], ...]
     watch: asyncio.Task[None] | None = None
+    meeting: asyncio.Task[Fault | None] | None = None
 
     @property
     def address(self) -> str:
@@ -61,6 +65,8 @@ class Fleet:
     """Carries requests to the replicas.
 
     Args:
+        meet: asks a replica who it is, before anything else is asked of it; raises TeacherMismatch
+            where it is the wrong one.
         refresh_s: how often addresses that may change are read again, while there are calls.
         clock, sleep, random: injected in tests.
     """
@@ -69,15 +75,17 @@ class Fleet:
         self,
         book: AddressBook,
         credentials: Credentials,
+        meet: Send[object],
         *,
         refresh_s: float,
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]],
         random: Callable[[], float],
     ) -> None:
-        self.replicas = Replicas(clock)
+        self.replicas = Replicas(clock, random)
         self._book = book
         self._credentials = credentials
+        self._meet = meet
         self._refresh_s = refresh_s
         self._clock = clock
         self._sleep = sleep
@@ -98,11 +106,13 @@ class Fleet:
         tokens: int,
         attempt_timeout_s: float,
         timeout_s: float,
+        meets: bool = False,
     ) -> T:
         """``send`` until it returns.
 
         Args:
             tokens: what the request weighs among the outstanding ones of its replica.
+            meets: ``send`` is itself the question who a replica is.
 
         Raises:
             TeacherError: see :class:`Retrying`; and what ``send`` raises itself.
@@ -121,12 +131,20 @@ class Fleet:
             if isinstance(step, Wait):
                 await self._sleep(step.seconds)
                 continue
-            outcome = await self._attempt(step.replica, send, step.timeout_s, tokens)
+            outcome: T | Fault | None = None
+            if not meets and not step.replica.admitted:
+                outcome = await self._met(step.replica, tokens)
+            if outcome is None:
+                left_s = max(0.0, min(step.timeout_s, plan.remaining_s))
+                outcome = await self._attempt(step.replica, send, left_s, tokens)
             if not isinstance(outcome, Fault):
+                step.replica.admitted = True
                 plan.succeeded(step.replica)
                 return outcome
             if outcome.code == "DEADLINE_EXCEEDED":
                 self._suspect(step.replica)
+            if outcome.code == MISMATCH and step.replica.admitted is not False:
+                _log.warning("%s is not used: %s", step.replica, outcome.details)
             self._next_reading = min(self._next_reading, self._clock() + _READ_SOON_S)
             plan.failed(step.replica, outcome)
 
@@ -170,6 +188,8 @@ class Fleet:
             return await send(line, timeout_s)
         except grpc.aio.AioRpcError as error:
             return fault_of(error)
+        except TeacherMismatch as error:
+            return Fault(MISMATCH, str(error))
         except asyncio.CancelledError:
             self._raise_if_closed()
             raise
@@ -177,6 +197,29 @@ class Fleet:
             self.replicas.end(replica, tokens)
             if replica.left and not replica.calls:
                 self._hang_up(line)
+
+    async def _met(self, replica: Replica, tokens: int) -> Fault | None:
+        """Ask a replica who it is, once for all requests that wait for it; None: the right one."""
+        line = self._lines.get(replica)
+        if line is None:
+            return Fault("UNAVAILABLE", "it left the replicas")
+        meeting = line.meeting = line.meeting or asyncio.create_task(self._introduced(line))
+        self.replicas.begin(replica, tokens)  # what waits weighs too
+        try:
+            await asyncio.wait({meeting})
+        finally:
+            self.replicas.end(replica, tokens)
+        return meeting.result()
+
+    async def _introduced(self, line: Line) -> Fault | None:
+        try:
+            outcome = await self._attempt(line.replica, self._meet, REPORT_S, 1)
+        finally:
+            line.meeting = None
+        if isinstance(outcome, Fault):
+            return outcome
+        line.replica.admitted = True
+        return None
 
     def _raise_if_closed(self) -> None:
         """Closing a channel cancels its calls: not the same as a caller who cancels his task."""

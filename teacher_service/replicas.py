@@ -3,6 +3,7 @@
 Asked is, of the replicas believed to serve and not left alone for a while, the one with the fewest
 outstanding tokens of this client; among equals the one that was asked longest ago. Outstanding
 tokens see what a count of calls does not: a replica that is slow, or was given long sentences.
+One that serves another model than the others is asked nothing until it has been away.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Replica:
         outstanding: tokens of the requests under way.
         calls: requests under way.
         serving: what its health says; None: nothing heard.
+        admitted: whether it serves the right model; None: not asked yet who it is.
         failures: in a row, of those that tell of the replica and not of the request.
         closed_until: when it may be asked again, on the client's clock.
         asked: when it was asked last, as a count of requests of the client.
@@ -37,9 +39,10 @@ class Replica:
     outstanding: int = 0
     calls: int = 0
     serving: bool | None = None
+    admitted: bool | None = None
     failures: int = 0
     closed_until: float = float("-inf")
-    asked: int = 0
+    asked: float = 0
     left: bool = False
 
     def __str__(self) -> str:
@@ -47,8 +50,9 @@ class Replica:
 
     @property
     def rank(self) -> int:
-        """0 believed to serve, 1 nothing heard, 2 known not to; only the best rank is asked."""
-        return {True: 0, None: 1, False: 2}[self.serving]
+        """0 believed to serve, 1 nothing heard, 2 known not to, 3 of another model; only the best
+        rank is asked."""
+        return 3 if self.admitted is False else {True: 0, None: 1, False: 2}[self.serving]
 
 
 class Replicas:
@@ -56,10 +60,14 @@ class Replicas:
 
     Args:
         clock: seconds, monotonic.
+        random: uniform in 0 .. 1; which of those that nobody was asked of yet comes first, so that
+            clients that begin together do not all begin at one replica.
     """
 
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
+    def __init__(
+        self, clock: Callable[[], float], random: Callable[[], float] = lambda: 0.0
+    ) -> None:
+        self._clock, self._random = clock, random
         self._members: dict[Endpoint, Replica] = {}
         self._asked = 0
 
@@ -76,7 +84,8 @@ class Replicas:
             Who joined and who left.
         """
         left = [r for e, r in self._members.items() if e not in set(endpoints)]
-        joined = [Replica(e) for e in dict.fromkeys(endpoints) if e not in self._members]
+        new = [e for e in dict.fromkeys(endpoints) if e not in self._members]
+        joined = [Replica(e, asked=-self._random()) for e in new]
         known = self._members | {r.endpoint: r for r in joined}
         self._members = {e: known[e] for e in dict.fromkeys(endpoints)}
         for replica in left:
@@ -97,6 +106,15 @@ class Replicas:
         """Seconds until somebody may be asked."""
         opening = min((r.closed_until for r in self._best()), default=None)
         return _EMPTY_WAIT_S if opening is None else max(0.0, opening - self._clock())
+
+    @property
+    def all_refused(self) -> bool:
+        """Whether none of them serves the right model."""
+        return all(r.admitted is False for r in self._members.values())
+
+    def refuse(self, replica: Replica) -> None:
+        """It serves another model."""
+        replica.admitted = False
 
     def begin(self, replica: Replica, tokens: int) -> None:
         """A request goes out."""
@@ -128,8 +146,9 @@ class Replicas:
         replica.closed_until = max(replica.closed_until, self._clock() + seconds)
 
     def heard(self, replica: Replica, serving: bool) -> None:
-        """Its health changed; one that serves again is asked at once."""
+        """Its health changed; one that serves again is asked at once, and first who it is now."""
         if serving and replica.serving is False:
+            replica.admitted = None
             replica.failures = 0
             replica.closed_until = float("-inf")
         replica.serving = serving

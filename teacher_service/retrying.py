@@ -22,6 +22,8 @@ from teacher_service.errors import (
 from teacher_service.replicas import Replica, Replicas
 
 PUSHBACK_KEY = "grpc-retry-pushback-ms"
+# The replica serves another model than the request expects.
+MISMATCH = "FAILED_PRECONDITION"
 
 # Faults no repetition mends, and what the caller sees.
 _FINAL: dict[str, type[TeacherError]] = {
@@ -29,7 +31,7 @@ _FINAL: dict[str, type[TeacherError]] = {
     "OUT_OF_RANGE": TeacherRefused,
     "UNIMPLEMENTED": TeacherRefused,
     "NOT_FOUND": TeacherRefused,
-    "FAILED_PRECONDITION": TeacherMismatch,
+    MISMATCH: TeacherMismatch,
     "UNAUTHENTICATED": TeacherDenied,
     "PERMISSION_DENIED": TeacherDenied,
 }
@@ -131,12 +133,17 @@ class Retrying:
         """Take note; returns where another attempt may mend it.
 
         Raises:
-            TeacherRefused, TeacherMismatch, TeacherDenied: at once.
+            TeacherRefused, TeacherDenied: at once.
+            TeacherMismatch: no other replica is left that may serve the right model.
             TeacherFailed: INTERNAL twice, or a fault outside the contract.
         """
         self._tried.add(replica)
         self._last = replica, fault
         self._internal += fault.code == "INTERNAL"
+        if fault.code == MISMATCH:
+            self._replicas.refuse(replica)
+            if not self._replicas.all_refused:
+                return
         if fault.code == "RESOURCE_EXHAUSTED" and fault.pushback_s is not None:
             self._replicas.leave_alone(replica, fault.pushback_s)
         elif fault.code in _ELSEWHERE:

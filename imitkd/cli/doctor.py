@@ -41,6 +41,15 @@ def doctor(
     patience: Annotated[
         float, typer.Option(min=0.1, help="Seconds that a silent teacher is waited for.")
     ] = 10.0,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            help="Sentences per second to size workers, replicas and learners for; by default as "
+            "many as one learner makes.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check a training run before it begins: teacher, data, machine, disk, duration.
@@ -66,6 +75,7 @@ def doctor(
         serve=serve,
         skip=skip or (),
         patience_s=patience,
+        target_rate=rate,
         console=Console(stderr=True),
     )
     if as_json:

@@ -22,6 +22,7 @@ from seq2seq.model import Seq2SeqModel
 from seq2seq.plan import BatchPlan
 from student_trainer.config import LossConfig, MixingConfig, RunConfig
 from student_trainer.rollout_worker import RolloutWorker
+from student_trainer.teachers import RoutedTeachers
 from student_trainer.types import ScoredShard, ShardTask, TeacherLabels
 from student_trainer.writers import OwnWriter
 from teacher_service.codec import TopK, TopKSpec
@@ -45,6 +46,7 @@ def scores(it: Examination) -> list[Finding]:
     it.need("directory", "lines")
     if isinstance(it.teacher, StoredTeacher):
         return [skipped("a store keeps what a service said; score a part of it anew to compare")]
+    assert not isinstance(it.teacher, RoutedTeachers), "their directory is not looked for"
     split = _pairs(it, lambda e: bool(e.references))
     sources = [split.source(row) for row in range(len(split))]
     targets = [split.target(row) for row in range(len(split))]

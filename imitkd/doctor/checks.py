@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from imitkd.doctor import agreement, data, directory, duration, files, machine, teacher
+from imitkd.doctor import agreement, data, directory, duration, files, machine, sizing, teacher
 from imitkd.doctor.examination import Check
 
 CHECKS = (
@@ -26,4 +26,5 @@ CHECKS = (
     Check("scores", agreement.scores),
     Check("divergence", agreement.divergence),
     Check("duration", duration.duration),
+    Check("sizing", sizing.sizing),
 )

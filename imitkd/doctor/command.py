@@ -25,6 +25,7 @@ def findings_of(
     serve: Path | None = None,
     skip: Sequence[str] = (),
     patience_s: float,
+    target_rate: float | None = None,
     console: Console,
 ) -> list[Finding]:
     """Everything the checks have to say.
@@ -32,6 +33,7 @@ def findings_of(
     Args:
         serve: model directory to serve for as long as this takes, in the place of the teacher's
             address.
+        target_rate: sentences/s that the numbers of the check ``sizing`` are for.
         console: shows which check is under way.
 
     Raises:
@@ -45,6 +47,7 @@ def findings_of(
             output or Path("runs") / resolved.name,
             teacher_directory or serve,
             patience_s=patience_s,
+            target_rate=target_rate,
         )
         with console.status("") as status:
             return list(examine(examination, CHECKS, skip, lambda name: status.update(name)))

@@ -37,10 +37,13 @@ class Rereading:
 
 def lines(it: Examination) -> list[Finding]:
     """The splits can be read and have the references that the method and validation need."""
-    path, config = it.config.corpus.path, it.config
+    config = it.config
     train = Rereading(lambda: training_examples(config))
-    others = sorted(f.stem for f in Path(path).glob("*.jsonl") if f.stem != "train")
-    held_out = {split: read_split(path, split) for split in others}
+    held_out = {
+        name: examples
+        for corpus, path in config.corpus.directories.items()
+        for name, examples in _held_out(path, f"{corpus}/" if config.corpus.paths else "")
+    }
     count = bare = 0
     for count, example in enumerate(require_references(config, train), 1):  # noqa: B007
         bare += not example.references
@@ -60,6 +63,12 @@ def lines(it: Examination) -> list[Finding]:
             )
         )
     return findings
+
+
+def _held_out(path: Path, prefix: str) -> Iterator[tuple[str, list[Example]]]:
+    """The splits of a corpus that are not trained on, in the order of their names."""
+    for split in sorted(f.stem for f in path.glob("*.jsonl") if f.stem != "train"):
+        yield prefix + split, read_split(path, split)
 
 
 def lengths(it: Examination) -> list[Finding]:

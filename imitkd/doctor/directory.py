@@ -24,6 +24,13 @@ def at_hand(it: Examination) -> list[Path]:
 def find(it: Examination) -> list[Finding]:
     """Load the directory whose revision is the served one."""
     it.need("teacher", "replicas")
+    if len(it.met) > 1:
+        return [
+            skipped(
+                "several teachers answer, and one directory is compared",
+                "examine each with corpus.path and teacher.address of its own",
+            )
+        ]
     for path in at_hand(it):
         try:
             found = load_model_directory(path)

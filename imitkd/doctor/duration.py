@@ -16,6 +16,7 @@ from student_trainer.evaluation import evaluate
 from student_trainer.mixing import beta
 from student_trainer.run_directory import RunDirectory
 from student_trainer.setup import make_learner, make_model, make_worker, validation_examples
+from student_trainer.sizing import Stages
 from student_trainer.types import ShardTask, StepReport
 
 # Places of the run, as shares of it, whose beta is tried out; one step before them warms up.
@@ -56,6 +57,8 @@ def duration(it: Examination) -> list[Finding]:
         _need_the_device_here(it.config.device)
     reports = _steps(it)
     found = estimate(it.config, reports, _validation_s(it), cores_of(it))
+    it.stages = stages_of(reports)
+    it.sentences_a_batch = sum(report.sentences for report in reports) / len(reports)
     facts = {
         "shortest_s": found.shortest_s,
         "longest_s": found.longest_s,
@@ -122,6 +125,14 @@ def _validation_s(it: Examination) -> float:
     begin = time.perf_counter()
     evaluate(model, it.vocabulary, examples[:VALIDATED], limit=limit)
     return (time.perf_counter() - begin) * len(examples) / min(VALIDATED, len(examples))
+
+
+def stages_of(reports: list[StepReport]) -> Stages:
+    """Mean seconds of a batch in each stage; of the teacher its model's, as far as it tells."""
+    asked = [report for report in reports if report.scored_sentences]
+    scored = [report.teacher_s or report.score_s for report in asked] or [0.0]
+    generated, learnt = ([getattr(r, f"{s}_s") for r in reports] for s in ("generate", "learn"))
+    return Stages(*(sum(times) / len(times) for times in (generated, scored, learnt)))
 
 
 def estimate(

@@ -18,16 +18,40 @@ if TYPE_CHECKING:
     from seq2seq.checkpoint import ModelDirectory
     from seq2seq.corpus import Example
     from seq2seq.vocabulary import Vocabulary
-    from student_trainer.setup import AnyTeacher
+    from student_trainer.sizing import Stages
+    from student_trainer.teachers import AnyTeacher
     from student_trainer.training_data import TrainingData
+    from teacher_service.client import TeacherClient
     from teacher_service.codec import ModelInfo
     from teacher_service.replies import ReplicaReport
+    from teacher_service.score_store.stored_teacher import StoredTeacher
 
 _log = logging.getLogger(__name__)
 
 
 class CannotRun(Exception):
     """A check needs what an earlier one did not come by."""
+
+
+@dataclass(frozen=True)
+class Met:
+    """A teacher that was met, and what it says of itself.
+
+    Attributes:
+        corpus: whose rows it scores, where each corpus has a teacher of its own; else empty.
+        reports: of each replica; none where a store is read.
+    """
+
+    corpus: str
+    teacher: TeacherClient | StoredTeacher
+    info: ModelInfo
+    reports: list[ReplicaReport]
+
+    def named(self, finding: Finding) -> Finding:
+        """The finding, with the corpus before its message."""
+        if not self.corpus:
+            return finding
+        return replace(finding, message=f"{self.corpus}: {finding.message}")
 
 
 @dataclass
@@ -39,10 +63,12 @@ class Examination:
         teacher_directory: the teacher's model directory, where the user names it.
         patience_s: how long a teacher that does not answer is waited for.
         probe_s: how long real steps are tried out.
+        target_rate: sentences/s to be sized for; None: what one learner makes.
         open: closed when the examination ends.
-        teacher, info, reports: by ``teacher``; client or store, and what it says of itself.
+        teacher: by ``teacher``: client or store, or the clients by corpus.
+        met: by ``teacher``: each of them.
         vocabulary: by ``vocabulary``. examples: by ``lines``, every split.
-        data: by ``lengths``. local: by ``directory``.
+        data: by ``lengths``. local: by ``directory``. stages, sentences_a_batch: by ``duration``.
     """
 
     config: RunConfig
@@ -50,15 +76,22 @@ class Examination:
     teacher_directory: Path | None = None
     patience_s: float = 10.0
     probe_s: float = 20.0
+    target_rate: float | None = None
     open: ExitStack = field(default_factory=ExitStack)
     severities: dict[str, Severity] = field(default_factory=dict)
     teacher: AnyTeacher = field(init=False)
-    info: ModelInfo = field(init=False)
-    reports: list[ReplicaReport] = field(init=False)
+    met: list[Met] = field(init=False)
     vocabulary: Vocabulary = field(init=False)
     examples: Mapping[str, Iterable[Example]] = field(init=False)
     data: TrainingData = field(init=False)
     local: ModelDirectory = field(init=False)
+    stages: Stages = field(init=False)
+    sentences_a_batch: float = field(init=False)
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the teacher says of itself, or the first of several."""
+        return self.met[0].info
 
     @property
     def scores(self) -> bool:

@@ -11,7 +11,7 @@ from imitkd.doctor.findings import Finding, error, ok, warning
 from student_trainer.config import RunConfig
 from student_trainer.run_directory import RunDirectory
 from student_trainer.setup import student_bytes
-from student_trainer.targets import training_file
+from student_trainer.targets import training_files
 
 # A line of metrics.jsonl and its scalars in TensorBoard's file.
 STEP_BYTES = 1500
@@ -63,7 +63,7 @@ def _ids_bytes(config: RunConfig) -> int:
     """At most what the training split takes as ids: their offsets as much as its text, and each
     candidate's ids too."""
     try:
-        size = training_file(config).stat().st_size
+        size = sum(path.stat().st_size for path in training_files(config))
     except OSError:  # another check tells
         return 0
     return size * (1 + config.corpus.source_candidates)

@@ -60,7 +60,10 @@ def read_source(path: Path) -> Source:
     config: dict[str, Any] = yaml.safe_load((run / "config.yaml").read_text())
     summary = _summary(run / "summary.json")
     teacher = summary.get("teacher_revision")
-    return Source(directory, text, config["method"], teacher, Path(config["corpus"]["path"]))
+    if isinstance(teacher, dict):
+        teacher = ", ".join(f"{name} {revision}" for name, revision in teacher.items())
+    path = config["corpus"].get("path")  # None where there were several
+    return Source(directory, text, config["method"], teacher, Path(path) if path else None)
 
 
 def _summary(file: Path) -> dict[str, Any]:

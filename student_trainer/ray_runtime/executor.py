@@ -310,6 +310,9 @@ def _absolute(section: Section) -> Section:
         value = getattr(section, name)
         if isinstance(value, Path):
             changes[name] = value.resolve()
+        elif isinstance(value, dict):
+            resolved = {k: v.resolve() if isinstance(v, Path) else v for k, v in value.items()}
+            changes[name] = resolved
         elif isinstance(value, BaseModel):
             changes[name] = _absolute(value)
     return section.model_copy(update=changes)

@@ -249,7 +249,8 @@ def test_a_payload_that_is_not_offered(run, plain, tmp_path):
     for finding in findings:
         if finding.check == "identity":
             break
-    it.info = replace(it.info, payloads={"argmax": ("float16",)})
+    told = replace(it.info, payloads={"argmax": ("float16",)})
+    it.met = [replace(it.met[0], info=told)]
     message = only(teacher.limits(it), "error")
     assert message == "method imitkd-full asks for payload top-k, the teacher offers argmax"
     findings.close()

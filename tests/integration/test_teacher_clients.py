@@ -310,14 +310,67 @@ def test_a_replica_of_another_revision_is_refused_with_both_named():
         assert "\n" not in message
 
 
-def test_a_replica_of_another_revision_never_answers_even_unasked_before():
-    teachers = [FakeTeacher(), FakeTeacher(revision="sha256:two")]
-    with serving(*teachers) as addresses, TeacherClient(addresses) as client:
-        with pytest.raises(errors.TeacherMismatch) as caught:
-            for _ in range(20):
-                client.score(*pairs(8), ARGMAX)
-        assert all(part in str(caught.value) for part in (*addresses, "sha256:one", "sha256:two"))
-        assert not all(t.seen for t in teachers)
+def test_a_replica_of_another_revision_never_answers_even_unasked_before(caplog):
+    """It is asked who it is, is told of once, and the other one answers everything."""
+    right, wrong = FakeTeacher(), FakeTeacher(revision="sha256:two")
+    with serving(right, wrong) as addresses:
+        with TeacherClient(addresses, random=lambda: 0.0) as client:
+            for _ in range(5):
+                sources, targets = pairs(8)
+                result = client.score(sources, targets, ARGMAX)
+                assert result.token_log_probs_P.tolist() == expected(sources, targets)
+    assert wrong.calls == {"GetModelInfo": 1} and right.calls["Score"] == 20
+    (line,) = [r.getMessage() for r in caplog.records if "is not used" in r.getMessage()]
+    assert addresses[1] in line and "sha256:one" in line and "sha256:two" in line
+
+
+def test_where_every_replica_is_of_another_revision_than_named_the_call_ends():
+    teachers = [FakeTeacher(revision="sha256:two"), FakeTeacher(revision="sha256:two")]
+    with serving(*teachers) as addresses:
+        with TeacherClient(addresses, expected_revision="sha256:one") as client:
+            with pytest.raises(errors.TeacherMismatch, match=r"sha256:one.*sha256:two"):
+                client.score(*pairs(2), ARGMAX)
+    assert not any(t.seen for t in teachers)
+
+
+def test_a_replica_that_comes_back_with_another_model_is_not_used(caplog):
+    """Health says that it was away: it is asked who it is before it is asked anything else."""
+    staying, changing = FakeTeacher(), FakeTeacher()
+    with serving(staying, changing) as addresses, TeacherClient(addresses) as client:
+        known(client, [staying, changing])
+        for _ in range(4):
+            client.score([[5, 1]], [[7]], ARGMAX)
+        assert changing.calls["Score"] == 2
+        _, changed = client._client._fleet.replicas
+        changing.health.set("teacher.v1.TeacherService", 2)
+        wait_until(lambda: changed.serving is False)
+        changing.revision = "sha256:two"
+        changing.health.set("teacher.v1.TeacherService", 1)
+        wait_until(lambda: changed.serving is True)
+        for _ in range(4):
+            client.score([[5, 1]], [[7]], ARGMAX)
+        assert changing.calls["Score"] == 2 and changed.admitted is False
+        assert "is not used" in caplog.text
+        changing.health.set("teacher.v1.TeacherService", 2)
+        wait_until(lambda: changed.serving is False)
+        changing.revision = "sha256:one"
+        changing.health.set("teacher.v1.TeacherService", 1)
+        wait_until(lambda: changed.serving is True)
+        for _ in range(4):
+            client.score([[5, 1]], [[7]], ARGMAX)
+        assert changing.calls["Score"] > 2, "the right model is used again"
+
+
+def test_a_replica_that_does_not_say_who_it_is_costs_no_request(monkeypatch):
+    """It joined and hangs: others answer what was on its way to it."""
+    monkeypatch.setattr("teacher_service.fleet.REPORT_S", 0.2)
+    well, mute = FakeTeacher(), FakeTeacher(before=only("GetModelInfo", hang))
+    with serving(well, mute) as addresses:
+        with TeacherClient(addresses, random=lambda: 0.0, timeout_s=20) as client:
+            sources, targets = pairs(12)
+            result = client.score(sources, targets, ARGMAX)
+    assert result.token_log_probs_P.tolist() == expected(sources, targets)
+    assert not mute.seen and mute.calls["Score"] == 0
 
 
 def test_every_replica_reports_for_itself():

@@ -1,4 +1,5 @@
-"""Two replicas as processes of their own: one is killed, or stopped, in a stream of calls."""
+"""Two replicas as processes of their own: one joins, drains, is killed, or hangs, in a stream of
+calls."""
 
 from __future__ import annotations
 
@@ -140,6 +141,40 @@ def test_killing_one_of_two_replicas_loses_no_answer_and_doubles_none(pair: list
 
         results = list(pool.map(ask, range(len(asked))))
     assert pair[1].process.wait(10) == -signal.SIGKILL
+    assert sorted(answered) == list(range(len(asked)))
+    for call, result, answer in zip(asked, results, expected, strict=True):
+        check(call, result, answer)
+
+
+def test_one_joins_by_its_name_in_a_file_and_the_other_ends_by_sigterm(
+    pair: list[Replica], tmp_path: Path
+) -> None:
+    """A rolling change: all answers are there and right, and the one that ends does so well."""
+    asked = calls(240)
+    expected = alone(pair[0], asked)
+    leaving, joining = pair
+    file = tmp_path / "teachers"
+    file.write_text(f"{leaving.address}\n")
+    answered: list[int] = []
+    with (
+        TeacherClient(f"file:{file}", refresh_s=0.05, timeout_s=30) as client,
+        ThreadPoolExecutor(6) as pool,
+    ):
+        client.wait_ready(10)
+
+        def ask(index: int) -> codec.ScoreResult:
+            if index == 60:
+                file.write_text(f"{leaving.address}\n{joining.address}\n")
+            if index == 160:
+                assert [r.asked > 0 for r in client._client._fleet.replicas] == [True, True]
+                leaving.send(signal.SIGTERM)
+            result = client.score(*asked[index], ARGMAX)
+            answered.append(index)
+            time.sleep(0.005)
+            return result
+
+        results = list(pool.map(ask, range(len(asked))))
+    assert leaving.process.wait(10) == 0
     assert sorted(answered) == list(range(len(asked)))
     for call, result, answer in zip(asked, results, expected, strict=True):
         check(call, result, answer)

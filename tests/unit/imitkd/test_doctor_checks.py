@@ -6,6 +6,7 @@ import json
 import os
 from collections import namedtuple
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,11 @@ Run = Callable[..., dict[str, list[Finding]]]
 def run(plain_config: Config, tmp_path: Path) -> Run:
     """Findings by check of some checks of a changed configuration."""
 
-    def of(*names: str, output: Path | None = None, **change: Any) -> dict[str, list[Finding]]:
+    def of(
+        *names: str, output: Path | None = None, rate: float | None = None, **change: Any
+    ) -> dict[str, list[Finding]]:
         config = make_config(plain_config | change)
-        it = Examination(config, output or tmp_path / "run")
+        it = Examination(config, output or tmp_path / "run", target_rate=rate)
         found: dict[str, list[Finding]] = {}
         for finding in examine(it, [c for c in CHECKS if c.name in names]):
             found.setdefault(finding.check, []).append(finding)
@@ -310,6 +313,31 @@ def test_a_run_of_months_is_told(run):
 def test_a_run_shorter_than_the_probe(run, steps, tried):
     found = run(*PROBE, optimiser={"steps": steps, "warmup": 0})["duration"]
     assert one(found)[0] == "ok" and found[0].facts["steps_tried"] == tried
+
+
+def test_numbers_for_a_learner_at_full_use(run):
+    (numbers,) = run(*PROBE, "sizing")["sizing"]
+    assert numbers.severity == "ok" and "one learner at full use" in numbers.message
+    facts = numbers.facts
+    assert (facts["workers"], facts["replicas"], facts["learners"]) == (1, 0, 1)
+    assert f"{facts['sentences_per_s']:.3g} sentences/s" in numbers.message
+
+
+def test_numbers_for_a_rate_and_what_bounds_the_run_as_it_is(run):
+    fixed = replace(report(9.0, 2.0, 0.5), sentences=8, scored_sentences=8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(duration, "_steps", lambda it: [fixed])
+        patch.setattr(duration, "_validation_s", lambda it: 0.0)
+        changes = {"runtime": "ray", "workers": 3, "rollout": {"pool": 4, "lag": 4}}
+        numbers, now = run(*PROBE, "sizing", rate=4 * fixed.sentences, **changes)["sizing"]
+        (impossible,) = run(*PROBE, "sizing", rate=1e6, **changes)["sizing"]
+    # Four batches a second: 36 s of writing and 8 s of scoring at four fifths, two steps at once.
+    facts = [numbers.facts[name] for name in ("workers", "replicas", "learners")]
+    assert facts == [45, 10, 3]
+    assert "as asked for" in numbers.message
+    assert now.facts["bound"] == "workers"
+    assert now.facts["sentences_per_s"] == pytest.approx(fixed.sentences / 3)
+    assert impossible.severity == "warning" and "make batches larger" in impossible.message
 
 
 def test_a_gpu_that_only_the_cluster_has(run):

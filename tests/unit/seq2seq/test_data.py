@@ -294,3 +294,36 @@ def test_a_damaged_split_is_named(tmp_path: Path, harm: Callable[[Path], object]
     harm(tmp_path)
     with pytest.raises(UserError, match=r"is damaged \(.*; remove it"):
         TokenizedSplit.read(tmp_path)
+
+
+# --------------------------------------------------------------------------------- several corpora
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_rows_know_which_corpus_they_are_of(tmp_path: Path, on_disk: bool) -> None:
+    """The second corpus has nothing within the limits; of the third one sentence is left out."""
+    long = " ".join(["ab"] * 60)
+    texts = [("ab cd", 0), ("cd", 0), (long, 1), ("ef", 2), (long, 2), ("gh ab", 2)]
+    split = tokenise(
+        [Example(text, (text,), corpus) for text, corpus in texts],
+        tiny_vocabulary(),
+        max_source_length=20,
+        max_target_length=20,
+        directory=tmp_path if on_disk else None,
+    )
+    split = TokenizedSplit.read(tmp_path) if on_disk else split
+    assert len(split) == 4
+    assert split.corpus_of(np.array([3, 0, 2, 1])).tolist() == [2, 0, 2, 0]
+
+
+def test_rows_of_one_corpus_are_all_of_the_first() -> None:
+    split = tokenise(
+        [Example("ab", ("cd",))] * 3, tiny_vocabulary(), max_source_length=9, max_target_length=9
+    )
+    assert split.corpus_of(np.arange(3)).tolist() == [0, 0, 0]
+
+
+def test_a_corpus_whose_sentences_do_not_lie_together_is_a_defect() -> None:
+    examples = [Example("ab", ("cd",), corpus) for corpus in (0, 1, 0)]
+    with pytest.raises(ValueError, match="do not lie together"):
+        tokenise(examples, tiny_vocabulary(), max_source_length=9, max_target_length=9)

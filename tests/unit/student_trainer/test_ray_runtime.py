@@ -214,3 +214,9 @@ def test_weights_go_through_the_object_store_without_a_change():
         array.setflags(write=False)
     found = actors.to_tensors(arrays)
     assert all(torch.equal(found[k], weights[k]) for k in weights)
+
+
+def test_actors_get_absolute_paths_of_several_corpora(config_of, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    config = config_of(corpus={"paths": {"a": "data/a", "b": "/b"}})
+    assert _absolute(config).corpus.paths == {"a": tmp_path / "data/a", "b": Path("/b")}

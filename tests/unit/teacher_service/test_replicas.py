@@ -130,6 +130,36 @@ def test_backoff_grows_to_its_bound_and_ends_with_an_answer(clock):
     assert replicas.opens_in() == pytest.approx(FIRST_WAIT_S)
 
 
+def test_one_of_another_model_is_asked_again_only_after_it_was_away(clock):
+    replicas, (a, b) = fleet(clock, "ab")
+    for replica in (a, b):
+        replicas.heard(replica, True)
+    replicas.refuse(a)
+    replicas.begin(b, 10_000)
+    assert replicas.choose() is b and not replicas.all_refused
+    replicas.heard(b, False)
+    assert replicas.choose() is b, "better one that is away than one of another model"
+    replicas.heard(a, False)
+    replicas.heard(a, True)
+    assert replicas.choose() is a and a.admitted is None
+    replicas.refuse(a)
+    replicas.refuse(b)
+    assert replicas.all_refused and replicas.choose() is a
+
+
+def test_clients_that_begin_together_begin_at_different_replicas(clock):
+    draws = iter([0.2, 0.9, 0.5])
+    replicas = Replicas(clock, lambda: next(draws))
+    replicas.replace([Endpoint(name) for name in "abc"])
+    order = []
+    for _ in range(4):
+        replica = replicas.choose()
+        replicas.begin(replica, 1)
+        replicas.end(replica, 1)
+        order.append(str(replica))
+    assert order == ["b", "c", "a", "b"]
+
+
 def test_requests_that_fail_together_count_as_one_failure(clock):
     replicas, (a,) = fleet(clock, "a")
     for _ in range(50):

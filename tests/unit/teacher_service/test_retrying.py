@@ -81,7 +81,6 @@ DOWN = fault("UNAVAILABLE")
     [
         ("INVALID_ARGUMENT", errors.TeacherRefused),
         ("UNIMPLEMENTED", errors.TeacherRefused),
-        ("FAILED_PRECONDITION", errors.TeacherMismatch),
         ("UNAUTHENTICATED", errors.TeacherDenied),
         ("PERMISSION_DENIED", errors.TeacherDenied),
         ("RESOURCE_EXHAUSTED", errors.TeacherRefused),
@@ -93,6 +92,26 @@ def test_final_faults_are_raised_at_once_and_nobody_else_is_asked(code, kind):
     with pytest.raises(kind, match=r"a Score.*why"):
         world.call()
     assert world.order == "a" and world.waits == []
+
+
+def test_a_replica_of_another_model_is_passed_over_and_not_asked_again():
+    world = World({"a": [fault("FAILED_PRECONDITION")], "b": [None]})
+    assert [world.call(), world.call(), world.call()] == ["b", "b", "b"]
+    assert world.order == "abbb" and world.waits == []
+
+
+def test_where_all_are_of_another_model_each_was_asked_and_the_call_ends_at_once():
+    world = World({"a": [fault("FAILED_PRECONDITION")], "b": [fault("FAILED_PRECONDITION")]})
+    for _ in range(2):  # asked again: they may have been exchanged meanwhile
+        with pytest.raises(errors.TeacherMismatch, match=r"[ab] Score.*why"):
+            world.call()
+    assert world.order.startswith("ab") and world.waits == []
+
+
+def test_one_of_another_model_is_not_asked_in_the_place_of_one_that_is_away():
+    world = World({"a": [fault("FAILED_PRECONDITION")], "b": [DOWN, DOWN, DOWN, None]})
+    assert world.call() == "b"
+    assert world.order == "abbbb" and len(world.waits) == 3
 
 
 def test_unavailable_is_retried_with_growing_waits():
