@@ -65,14 +65,14 @@ def devices(config: RunConfig) -> list[str]:
 class Group:
     """This process among those of its learner.
 
-    Every method raises UserError where another process is gone, or late by ``ANSWER_S``.
+    Raises UserError, but where it receives, if another process is gone or late by ``ANSWER_S``.
     """
 
     def __init__(self, place: Place, device: str = "cpu") -> None:
         """Meet the others; returns when all are there.
 
         Args:
-            device: of this process's gradients; the group owns it for its collectives.
+            device: of this process's gradients.
         """
         if not distributed.is_available():
             raise UserError("torch is built without torch.distributed; set learner_processes=1")
