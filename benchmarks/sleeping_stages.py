@@ -24,6 +24,7 @@ from seq2seq.data import Fit
 from seq2seq.plan import BatchPlan
 from seq2seq.vocabulary import EOS_ID
 from student_trainer.config import RunConfig, load_config
+from student_trainer.data_parallel import Place
 from student_trainer.driver import Driver, Observer
 from student_trainer.inline import InlineExecutor
 from student_trainer.learner import _learnt
@@ -191,7 +192,7 @@ class SleepingRolloutActor(RolloutActor):
 class SleepingLearnerActor(LearnerActor):
     """The real calls over a learner that sleeps."""
 
-    def prepare(self) -> None:
+    def prepare(self, place: Place | None = None) -> None:
         self._learner = SleepingLearner(Stages.read(self._config.name))  # type: ignore[assignment]
         self._metrics = RunMetrics(self._config.name)
 

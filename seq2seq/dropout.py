@@ -30,10 +30,14 @@ class DropoutSource:
         self._seed, self._step = 0, 0
         self._offsets = np.random.default_rng((0, 0))
 
-    def begin_step(self, seed: int, step: int) -> None:
-        """Make every following mask a function of (seed, step) and of the order of calls."""
+    def begin_step(self, seed: int, step: int, part: int = 0) -> None:
+        """Make every following mask a function of (seed, step, part) and of the order of calls.
+
+        Args:
+            part: of the batch, where several processes share it: masks of their own for each.
+        """
         self._seed, self._step = seed, step
-        self._offsets = np.random.default_rng((1, seed, step))
+        self._offsets = np.random.default_rng((1, seed, step, part) if part else (1, seed, step))
 
     def mask(self, count: int, rate: float) -> Tensor:
         """``[count]`` float32: 0 with probability ``rate``, else ``1 / (1 - rate)``."""

@@ -20,7 +20,7 @@ from pydantic import (
 from seq2seq.errors import UserError
 from seq2seq.metrics import Metric
 from seq2seq.model import describe
-from student_trainer.config_checks import check_loss, check_routes, check_store
+from student_trainer.config_checks import check_loss, check_processes, check_routes, check_store
 from student_trainer.learning_config import LossConfig, MixingConfig, PoolConfig, Section
 from student_trainer.methods import (
     METHODS,
@@ -207,6 +207,8 @@ class RunConfig(Section):
         precision: of the learner's products, ``fp32`` or ``bf16``; for GPUs, on a CPU of this size
             bf16 is the slower one.
         worker_threads, learner_threads: pinned, since results depend on them.
+        learner_processes: that share each batch of the learner, with ``learner_threads`` and a
+            device each.
         checkpoint_every: steps between two checkpoints.
         metrics_address: host:port where Prometheus may ask how the run stands; unset: nowhere.
     """
@@ -222,6 +224,7 @@ class RunConfig(Section):
     workers_at_start: int | None = Field(None, ge=1)
     worker_threads: int = Field(1, ge=1)
     learner_threads: int = Field(1, ge=1)
+    learner_processes: int = Field(1, ge=1)
     checkpoint_every: int = Field(500, ge=1)
     metrics_address: str | None = None
     corpus: CorpusConfig
@@ -263,6 +266,7 @@ class RunConfig(Section):
             raise ValueError(
                 f"workers_at_start {self.workers_at_start} is more than workers {self.workers}"
             )
+        check_processes(self)
         if self.vocabulary.served and self.teacher is None:
             raise ValueError("vocabulary.served needs a 'teacher' section with an address")
         if self.teacher is not None and self.teacher.store is not None:

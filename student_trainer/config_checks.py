@@ -1,4 +1,4 @@
-"""Whether the sections of a run fit each other: method, loss, payload, and a score store."""
+"""Whether the sections of a run fit each other: method, loss, payload, a score store, processes."""
 
 from __future__ import annotations
 
@@ -73,6 +73,25 @@ def check_store(config: RunConfig) -> None:
             f"corpus.source_candidates={config.corpus.source_candidates} draws other sources "
             "every epoch, and a teacher.store holds one of each; set it to 1 or give "
             "teacher.address instead"
+        )
+
+
+def check_processes(config: RunConfig) -> None:
+    """The learner's processes have rows and devices of their own.
+
+    Raises:
+        ValueError: they have not.
+    """
+    count, sentences = config.learner_processes, config.batch.sentences
+    if sentences is not None and count > sentences:
+        raise ValueError(
+            f"learner_processes {count} cannot share batch.sentences {sentences}; lower the one or "
+            "raise the other"
+        )
+    if count > 1 and ":" in config.device:
+        raise ValueError(
+            f"device {config.device} is one device, and learner_processes {count} take one each; "
+            "set device=cuda, or learner_processes=1"
         )
 
 

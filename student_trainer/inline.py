@@ -79,5 +79,5 @@ class InlineExecutor:
         self._learner.save_checkpoint(extra)
 
     def close(self) -> None:
-        """Close the connection to the teacher."""
+        """Close the connection to the teacher, end the learner's other processes."""
         self._close()

@@ -6,26 +6,18 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-
 from seq2seq.checkpoint import save_model_directory
 from seq2seq.corpus import Example
 from seq2seq.decoding import LengthLimit
 from seq2seq.errors import UserError
 from seq2seq.model import Seq2SeqModel
 from seq2seq.vocabulary import Vocabulary
-from student_trainer.assembly import assemble, assemble_each
 from student_trainer.config import RunConfig
+from student_trainer.data_parallel import Group
 from student_trainer.determinism import compute
 from student_trainer.evaluation import evaluate
-from student_trainer.objective import backward
-from student_trainer.optimiser import (
-    WeightAverage,
-    export_moments,
-    import_moments,
-    learning_rate,
-    make_optimiser,
-)
+from student_trainer.optimiser import WeightAverage
+from student_trainer.portions import Portion
 from student_trainer.row_pool import RowPool
 from student_trainer.run_directory import Checkpoint, RunDirectory
 from student_trainer.teacher_head import TeacherHead
@@ -36,11 +28,12 @@ from student_trainer.types import (
     ValidationReport,
     Weights,
 )
+from student_trainer.update import Update, in_parts
 from student_trainer.weight_store import WeightStore, snapshot
 
 
 class Learner:
-    """One process, one device, one student.
+    """One student, on one device, or leading a group of processes with a device each.
 
     ``step`` consumes batch ``steps_done`` and nothing else; ``publish`` makes the weights after
     the last step a version that workers may be asked to write with.
@@ -55,14 +48,15 @@ class Learner:
         run: RunDirectory,
         clock: Callable[[], float] = time.perf_counter,
         head: TeacherHead | None = None,
+        group: Group | None = None,
     ) -> None:
         self._config, self._vocabulary, self._run, self._clock = config, vocabulary, run, clock
-        self._head = head
+        self._head, self._group = head, group
         kind = config.spec.pool
         self._pool = RowPool(kind, config.pool.rows, config.seed) if kind else None
         self._validation = validation
-        self._model = model.to(config.device)
-        self._optimiser = make_optimiser(model, config.optimiser)
+        self._update = Update(config, model, vocabulary.pad_id, head, group)
+        self._model = model
         decay = config.optimiser.average
         self._average = WeightAverage(model, decay) if decay else None
         self.store = WeightStore()
@@ -70,6 +64,7 @@ class Learner:
         self.best_quality = float("-inf")
         self.best_step = 0
         self.evaluations_since_best = 0
+        self._tell_followers()
 
     def step(self, shards: Sequence[ScoredShard]) -> StepReport:
         """One optimiser step on one batch.
@@ -87,58 +82,25 @@ class Learner:
         if not any(len(s.targets) for s in shards):
             return self._skip(came)
         config, step = self._config, self.steps_done + 1
+        whole = Portion.whole(step, shards)
         with compute(config.learner_threads, config.deterministic):
-            pad_id, device = self._vocabulary.pad_id, config.device
-            if config.batch.accumulate:
-                parts = assemble_each(shards, pad_id, device)
-            else:
-                parts = [assemble(shards, pad_id, device)]
-            positions = sum(part.positions for part in parts)
-            self._model.train()
-            self._model.dropout_source.begin_step(config.seed, step)
-            if config.device != "cpu":
-                torch.manual_seed(config.seed * 1_000_003 + step)
-            self._optimiser.zero_grad(set_to_none=True)
-            loss = sum(
-                backward(
-                    self._model,
-                    part,
-                    config.method,
-                    config.loss,
-                    positions=positions,
-                    precision=config.precision,
-                    head=self._head,
-                )
-                for part in parts
-            )
-            norm = float(
-                torch.nn.utils.clip_grad_norm_(self._model.parameters(), config.optimiser.clip)
-            )
-            if not (torch.isfinite(torch.tensor([loss, norm])).all()):
-                raise UserError(
-                    f"batch {self.steps_done}: loss {loss}, gradient norm {norm}; lower "
-                    "optimiser.learning_rate and resume from the last checkpoint"
-                )
-            rate = learning_rate(config.optimiser, step)
-            for group in self._optimiser.param_groups:
-                group["lr"] = rate
-            self._optimiser.step()
+            updated = self._update(self._own(whole))
             if self._average is not None:
                 self._average.update(step)
         self.steps_done = step
         sentences = sum(len(s.targets) for s in shards)
-        labelled = [s for s in shards if s.labels is not None]
+        labels = [s.labels for s in shards if s.labels is not None]
         return StepReport(
             step=step,
             version=shards[0].version,
             beta=shards[0].beta,
-            loss=loss,
-            gradient_norm=norm,
-            learning_rate=rate,
+            loss=updated.loss,
+            gradient_norm=updated.gradient_norm,
+            learning_rate=updated.learning_rate,
             sentences=sentences,
-            positions=positions,
-            scored_sentences=sum(s.scored_sentences for s in labelled),
-            scored_positions=sum(part.scored_positions for part in parts),
+            positions=whole.positions,
+            scored_sentences=sum(s.scored_sentences for s in shards if s.labels is not None),
+            scored_positions=sum(len(found.positions) for found in labels),
             student_share=sum(int(s.from_student.sum()) for s in shards) / max(1, sentences),
             generate_s=sum(s.generate_s for s in shards),
             score_s=sum(s.score_s for s in shards),
@@ -146,6 +108,23 @@ class Learner:
             teacher_s=sum(s.teacher_s for s in shards),
             shards=tuple(map(_learnt, came)),
         )
+
+    def _own(self, whole: Portion) -> Portion:
+        """Send the followers their portions of a batch; this process's own."""
+        if self._group is None:
+            return whole
+        own, *others = whole.divided(self._group.size)
+        for rank, portion in enumerate(others, 1):
+            self._group.send(portion.tensors(), rank)
+        return own
+
+    def _tell_followers(self) -> None:
+        """Have them hold the weights, moments and head that are here."""
+        if self._group is None:
+            return
+        head = self._head.tensors() if self._head is not None else {}
+        state = self._update.tensors() | {f"head/{k}": v for k, v in head.items()}
+        self._group.send(state, *range(1, self._group.size))
 
     def _skip(self, shards: Sequence[ScoredShard]) -> StepReport:
         """A batch of which nothing is left: it counts as a step, the weights stay."""
@@ -240,11 +219,9 @@ class Learner:
         Args:
             extra: plain values to come back from :meth:`restore` (the teacher's revision, say).
         """
-        tensors = {f"model/{k}": v for k, v in self._model.state_dict().items()}
+        tensors = self._update.tensors()
         if self._average is not None:
             tensors |= {f"average/{k}": v for k, v in self._average.tensors.items()}
-        moments = export_moments(self._model, self._optimiser)
-        tensors |= {f"optimiser/{k}": v for k, v in moments.items()}
         if self._pool is not None:
             tensors |= {f"pool/{k}": v for k, v in self._pool.export().items()}
         for version in self.store.versions():
@@ -267,22 +244,15 @@ class Learner:
         checkpoint = self._run.load_checkpoint()
         if checkpoint is None:
             return None
-        parts: dict[str, dict[str, torch.Tensor]] = {}
-        for name, tensor in checkpoint.tensors.items():
-            part, _, rest = name.partition("/")
-            if part == "version":
-                number, _, rest = rest.partition("/")
-                part = f"version/{number}"
-            parts.setdefault(part, {})[rest] = tensor
+        parts = in_parts(checkpoint.tensors)
         try:
-            self._model.load_state_dict(parts["model"])
+            self._update.restore(parts)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"the checkpoint after {checkpoint.step} steps does not fit the model section "
                 f"({reason}); resume with the model the run began with"
             ) from error
-        import_moments(self._model, self._optimiser, parts.get("optimiser", {}))
         if self._average is not None:
             # Where averaging begins with this resume, it begins with these weights.
             kept = parts.get("average", parts["model"])
@@ -290,15 +260,15 @@ class Learner:
                 tensor.copy_(kept[name])
         if self._pool is not None:
             self._pool.restore(parts.get("pool", {}))
-        for part, weights in parts.items():
-            if part.startswith("version/"):
-                self.store.put(int(part.removeprefix("version/")), weights)
+        for version, weights in in_parts(parts.get("version", {})).items():
+            self.store.put(int(version), weights)
         state = checkpoint.state
         self.steps_done = checkpoint.step
         best = state["best_quality"]
         self.best_quality = float("-inf") if best is None else best
         self.best_step = state["best_step"]
         self.evaluations_since_best = state["evaluations_since_best"]
+        self._tell_followers()
         return state["extra"]
 
 

@@ -9,7 +9,7 @@ run.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -20,7 +20,6 @@ from seq2seq.noise import uniform_array
 from student_trainer.types import Ragged, ScoredShard, TeacherLabels
 
 _DRAWS = 0x706F6F6C
-_LABELS = tuple(f.name for f in fields(TeacherLabels) if f.name != "positions")
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class RowPool:
         if self._kind == "replay":
             return [_with_rows(s, rows) for s, rows in zip(shards, replayed, strict=True)]
         return [
-            _with_rows(_without_student(s), self._drawn(s, int(s.from_student.sum())))
+            _with_rows(s.only(~s.from_student), self._drawn(s, int(s.from_student.sum())))
             for s in shards
         ]
 
@@ -110,7 +109,7 @@ def _student_rows(shard: ScoredShard) -> Iterator[PooledRow]:
     """The rows that the student wrote, every position of them labelled."""
     if shard.labels is None:
         return
-    kept = {n: a for n in _LABELS if (a := getattr(shard.labels, n)) is not None}
+    kept = shard.labels.arrays()
     ends = np.cumsum(shard.targets.lengths_B)
     rows = zip(shard.sources.rows(), shard.targets.rows(), ends, shard.from_student, strict=True)
     for source, target, end, own in rows:
@@ -118,26 +117,6 @@ def _student_rows(shard: ScoredShard) -> Iterator[PooledRow]:
             begin, stop = np.searchsorted(shard.labels.positions, [end - len(target), end])
             labels = {name: array[begin:stop].copy() for name, array in kept.items()}
             yield PooledRow(source.copy(), target.copy(), labels)
-
-
-def _without_student(shard: ScoredShard) -> ScoredShard:
-    """The rows that keep their data."""
-    kept = ~shard.from_student
-    labels = shard.labels
-    if labels is not None:
-        stays = np.repeat(kept, shard.targets.lengths_B)
-        chosen = stays[labels.positions]
-        place = np.cumsum(stays) - 1
-        arrays = {n: a[chosen] for n in _LABELS if (a := getattr(labels, n)) is not None}
-        labels = replace(labels, positions=place[labels.positions[chosen]], **arrays)
-        labels = labels if chosen.any() else None
-    return replace(
-        shard,
-        sources=Ragged.of([r for r, k in zip(shard.sources.rows(), kept, strict=True) if k]),
-        targets=Ragged.of([r for r, k in zip(shard.targets.rows(), kept, strict=True) if k]),
-        from_student=shard.from_student[kept],
-        labels=labels,
-    )
 
 
 def _with_rows(shard: ScoredShard, rows: Sequence[PooledRow]) -> ScoredShard:

@@ -21,6 +21,7 @@ from seq2seq.model import Seq2SeqModel, build_model
 from seq2seq.rouge import make_scorer
 from seq2seq.vocabulary import SentencePieceVocabulary, Vocabulary, load_vocabulary
 from student_trainer.config import InitialiseConfig, RunConfig
+from student_trainer.data_parallel import Group
 from student_trainer.determinism import prepare_process
 from student_trainer.learner import Learner
 from student_trainer.references import require_target_text
@@ -159,15 +160,22 @@ def make_worker(
     return RolloutWorker(config, data.split, data.plan, writer, teacher)
 
 
-def make_learner(config: RunConfig, vocabulary: Vocabulary, run: RunDirectory) -> Learner:
-    """The learner with its student and the validation pairs."""
+def make_learner(
+    config: RunConfig, vocabulary: Vocabulary, run: RunDirectory, group: Group | None = None
+) -> Learner:
+    """The learner with its student and the validation pairs.
+
+    Args:
+        group: the learner's processes, which this one leads; None: it is the only one.
+    """
     check_device(config.device)
     prepare_process(config.deterministic)
     if config.validation.metric == "rouge":
         make_scorer()  # told now rather than at the first validation
     examples = validation_examples(config)
     head = make_teacher_head(config, vocabulary)
-    return Learner(config, make_model(config, vocabulary), vocabulary, examples, run, head=head)
+    model = make_model(config, vocabulary)
+    return Learner(config, model, vocabulary, examples, run, head=head, group=group)
 
 
 def make_teacher_head(config: RunConfig, vocabulary: Vocabulary) -> TeacherHead | None:

@@ -36,3 +36,17 @@ class TeacherHead:
         """float32 ``[Q, V]``."""
         scores = self.logit_scale * (states_QD @ self.weight_VD.t()) + self.bias_V
         return (scores / temperature).log_softmax(1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What it is made of, by name."""
+        scale = torch.tensor(self.logit_scale, dtype=torch.float64)
+        return {"weight_VD": self.weight_VD, "bias_V": self.bias_V, "logit_scale": scale}
+
+    @classmethod
+    def of_tensors(cls, tensors: dict[str, Tensor], device: torch.device | str) -> TeacherHead:
+        """The head that :meth:`tensors` are of."""
+        return cls(
+            tensors["weight_VD"].to(device),
+            tensors["bias_V"].to(device),
+            float(tensors["logit_scale"]),
+        )

@@ -19,6 +19,7 @@ from student_trainer.driver import Driver, TrainingResult
 from student_trainer.executor import Executor
 from student_trainer.inline import InlineExecutor
 from student_trainer.ledger import Beginning, Ledger
+from student_trainer.local_group import local_group
 from student_trainer.observers import MetricsObserver, ProgressObserver, PrometheusObserver
 from student_trainer.resuming import Standing, kept, restore
 from student_trainer.run_directory import RunDirectory
@@ -58,8 +59,12 @@ def make_executor(config: RunConfig, run: RunDirectory) -> Executor:
     vocabulary = prepare_vocabulary(config, run.path)
     teacher = make_teacher(config, vocabulary)
     worker = make_worker(config, vocabulary, make_data(config, vocabulary, run.path), teacher)
-    learner = make_learner(config, vocabulary, run)
-    return InlineExecutor(learner, worker, teacher.close if teacher else lambda: None)
+    with contextlib.ExitStack() as stack:
+        if teacher is not None:
+            stack.callback(teacher.close)
+        group = stack.enter_context(local_group(config, vocabulary))
+        learner = make_learner(config, vocabulary, run, group)
+        return InlineExecutor(learner, worker, stack.pop_all().close)
 
 
 def teacher_revision(config: RunConfig, run: RunDirectory) -> TeacherRevision:

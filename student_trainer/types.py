@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
@@ -101,6 +101,10 @@ class Ragged:
             for end, length in zip(ends, self.lengths_B.tolist(), strict=True)
         ]
 
+    def only(self, kept_B: np.ndarray) -> Ragged:
+        """The rows where ``kept_B`` (bool) is true."""
+        return Ragged(self.ids_P[np.repeat(kept_B, self.lengths_B)], self.lengths_B[kept_B])
+
     def __len__(self) -> int:
         return len(self.lengths_B)
 
@@ -125,6 +129,21 @@ class TeacherLabels:
     tail_log_mass_Q: np.ndarray
     token_log_probs_Q: np.ndarray | None = None
     states_QD: np.ndarray | None = None
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What there is at each scored position, by name: all fields but ``positions``."""
+        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "positions"}
+        return {name: array for name, array in named.items() if array is not None}
+
+    def only(self, kept_P: np.ndarray) -> TeacherLabels | None:
+        """Those at the packed positions where ``kept_P`` (bool) is true; None where none was
+        scored."""
+        chosen = kept_P[self.positions]
+        if not chosen.any():
+            return None
+        place = np.cumsum(kept_P) - 1
+        arrays = {name: array[chosen] for name, array in self.arrays().items()}
+        return TeacherLabels(positions=place[self.positions[chosen]], **arrays)
 
 
 @dataclass(frozen=True)
@@ -175,6 +194,20 @@ class ScoredShard:
             from_student=np.zeros(0, dtype=bool),
             labels=None,
             quarantined=True,
+        )
+
+    def only(self, kept_B: np.ndarray) -> ScoredShard:
+        """The shard with the rows where ``kept_B`` (bool) is true; what it says of the stages
+        (counts, seconds, digest) stays that of all."""
+        labels = self.labels
+        if labels is not None:
+            labels = labels.only(np.repeat(kept_B, self.targets.lengths_B))
+        return replace(
+            self,
+            sources=self.sources.only(kept_B),
+            targets=self.targets.only(kept_B),
+            from_student=self.from_student[kept_B],
+            labels=labels,
         )
 
     @property

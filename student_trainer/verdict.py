@@ -149,7 +149,7 @@ def _advice(stage: str, stages: Mapping[str, float], count: Mapping[str, int]) -
         return f"generation-bound: workers={more} instead of {count[stage]} ≈ {gain:+.0%}"
     gain = stages[stage] / max(others, 1e-9) - 1
     return (
-        "learner-bound: a faster device or more learner_threads, at most "
+        "learner-bound: a faster device, more learner_threads or learner_processes, at most "
         f"{gain:+.0%} until another stage bounds"
     )
 

@@ -150,7 +150,8 @@ def estimate(
         ahead = config.rollout.pool + config.rollout.lag
         busy = min(config.workers, config.batch.shards * ahead)
         work = generate * config.worker_threads + learn * config.learner_threads
-        quickest = max(learn, max(generate, score) / busy, work / cores)
+        shared = learn / config.learner_processes
+        quickest = max(shared, max(generate, score) / busy, work / cores)
     steps = config.optimiser.steps
     validations = -(-steps // config.validation.every) * validation_s
     return Estimate(

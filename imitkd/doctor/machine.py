@@ -9,6 +9,7 @@ import torch
 from imitkd.doctor.examination import Examination
 from imitkd.doctor.findings import Finding, error, ok, skipped, warning
 from seq2seq.checkpoint import check_device
+from student_trainer.data_parallel import devices
 
 # Threads of a core beyond which stages, that wait for each other in turn, are in each other's way.
 CROWDED = 2
@@ -19,7 +20,8 @@ def device(it: Examination) -> list[Finding]:
     config = it.config
     findings = []
     if config.runtime == "inline" or config.device == "cpu":
-        check_device(config.device)
+        for needed in devices(config):
+            check_device(needed)
     if config.device == "cpu" and torch.cuda.is_available():
         findings.append(warning("the learner is on the CPU, and a GPU is there", "set device=cuda"))
     if config.device == "cpu" and config.precision == "bf16":
@@ -32,13 +34,16 @@ def device(it: Examination) -> list[Finding]:
             warning(
                 f"workers and learner run {threads} threads, this machine has {cores} cores; a "
                 "teacher on it needs its own besides",
-                "lower workers, worker_threads or learner_threads",
+                "lower workers, worker_threads, learner_threads or learner_processes",
                 threads=threads,
                 cores=cores,
             )
         )
     workers = "the one worker" if config.runtime == "inline" else f"{config.workers} workers"
-    told = f"learner on {config.device}, {workers} on the CPU; {threads} threads, {cores} cores"
+    learner = f"{config.learner_processes} learner processes"
+    if config.learner_processes == 1:
+        learner = "learner"
+    told = f"{learner} on {config.device}, {workers} on the CPU; {threads} threads, {cores} cores"
     return findings or [ok(told, device=config.device, threads=threads, cores=cores)]
 
 
@@ -55,9 +60,10 @@ def cores_of(it: Examination) -> int:
 def threads_of(it: Examination) -> int:
     """Threads at work at the same time, the teacher's not counted."""
     config = it.config
+    learner = config.learner_threads * config.learner_processes
     if config.runtime == "inline":
-        return max(config.worker_threads, config.learner_threads)
-    return config.workers * config.worker_threads + config.learner_threads
+        return max(config.worker_threads, learner)
+    return config.workers * config.worker_threads + learner
 
 
 def ray(it: Examination) -> list[Finding]:

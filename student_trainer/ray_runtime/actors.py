@@ -17,6 +17,7 @@ import ray
 import torch
 
 from student_trainer.config import RunConfig
+from student_trainer.data_parallel import Group, Place
 from student_trainer.ray_runtime.cluster import Ref
 from student_trainer.ray_runtime.inputs import InputsRef, take_inputs
 from student_trainer.ray_runtime.metrics import RunMetrics
@@ -83,19 +84,29 @@ class LearnerActor:
     def __init__(self, config: RunConfig, run: RunDirectory) -> None:
         self._config, self._run = config, run
 
-    def prepare(self) -> None:
+    def prepare(self, place: Place | None = None) -> None:
         """Build student and optimiser.
 
+        Args:
+            place: the leader's, where the learner is several processes.
+
         Raises:
-            UserError: see :mod:`student_trainer.setup`.
+            UserError: see :mod:`student_trainer.setup`; its processes do not meet.
         """
         torch.set_num_threads(self._config.learner_threads)
         vocabulary = prepare_vocabulary(self._config, self._run.path)
-        self._learner = make_learner(self._config, vocabulary, self._run)
+        group = Group(place, self._config.device) if place is not None else None
+        self._learner = make_learner(self._config, vocabulary, self._run, group)
         self._metrics = RunMetrics(self._config.name)
 
     def ping(self) -> None:
         """Answer, if alive."""
+
+    def free_port(self) -> tuple[str, int]:
+        """An address of this machine where the learner's processes can meet."""
+        host = ray.util.get_node_ip_address()
+        with socket.create_server((host, 0)) as server:
+            return host, server.getsockname()[1]
 
     def restore(self) -> tuple[int, dict[str, Any] | None, list[int]]:
         """Steps done, extra values of the checkpoint, versions it holds."""

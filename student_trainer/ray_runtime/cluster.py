@@ -117,11 +117,13 @@ class Home:
     Attributes:
         node: as Ray names it.
         cpus, gpus: that it offers to the cluster.
+        resource: of which it alone has one.
     """
 
     node: str
     cpus: float
     gpus: float
+    resource: str = ""
 
 
 def home() -> Home:
@@ -130,7 +132,8 @@ def home() -> Home:
     offered: dict[str, float] = next(
         (n["Resources"] for n in ray.nodes() if n["NodeID"] == node), {}
     )
-    return Home(node, offered.get("CPU", 0.0), offered.get("GPU", 0.0))
+    named = (k for k in offered if k.startswith("node:") and not k.startswith("node:__"))
+    return Home(node, offered.get("CPU", 0.0), offered.get("GPU", 0.0), next(named, ""))
 
 
 def resources() -> tuple[int, dict[str, float]]:

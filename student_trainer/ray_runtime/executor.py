@@ -24,6 +24,7 @@ from student_trainer.config import RunConfig
 from student_trainer.ledger import note_death, read_toll
 from student_trainer.ray_runtime import cluster, placement
 from student_trainer.ray_runtime.actors import LearnerActor, RolloutActor
+from student_trainer.ray_runtime.followers import Followers
 from student_trainer.ray_runtime.inputs import offer_inputs
 from student_trainer.ray_runtime.outcomes import value_of
 from student_trainer.ray_runtime.pool import ShardHandle, WorkerPool
@@ -82,6 +83,7 @@ class RayExecutor:
         self._calls: deque[_Call] = deque()
         self._pool: WorkerPool | None = None
         self._learner: Any = None
+        self._followers: Followers | None = None
         self._cluster = cluster.connect(store)
         try:
             self._start(config, run, vocabulary)
@@ -92,15 +94,19 @@ class RayExecutor:
     def _start(self, config: RunConfig, run: RunDirectory, vocabulary: Vocabulary) -> None:
         place = placement.plan(config, *cluster.resources(), cluster.home())
         of_learner = config.model_copy(update={"device": place.learner_device})
-        learner = ray.remote(LearnerActor).options(**place.learner)
-        self._learner = learner.remote(of_learner, run)
-        if place.learner["num_cpus"]:
-            # It has its CPUs before workers ask for any.
-            try:
+        options = place.learner
+        if config.learner_processes > 1:
+            self._followers = Followers(of_learner, vocabulary, place)
+            options = self._followers.leader_options
+        self._learner = ray.remote(LearnerActor).options(**options).remote(of_learner, run)
+        try:
+            if place.learner["num_cpus"]:
+                # It has its CPUs before workers ask for any.
                 value_of(self._learner.ping.remote())
-            except RayActorError as error:
-                raise _learner_died(error) from error
-        preparing = self._learner.prepare.remote()
+            leading = self._followers.sent_to(self._learner) if self._followers else None
+        except RayActorError as error:
+            raise _learner_died(error) from error
+        preparing = self._learner.prepare.remote(leading)
         shared, inputs = ray.put(config), offer_inputs(config, vocabulary, run.path)
         worker = ray.remote(RolloutActor).options(**place.worker)
         self._pool = WorkerPool(
@@ -111,6 +117,8 @@ class RayExecutor:
             on_death=lambda shards: note_death(run, shards),
         )
         self._pool.wait_ready()
+        if self._followers is not None:
+            self._followers.wait_ready()
         self._wait(preparing)
 
     @property
@@ -229,6 +237,9 @@ class RayExecutor:
         if self._learner is not None:
             ray.kill(self._learner)
             self._learner = None
+        if self._followers is not None:
+            self._followers.close()
+            self._followers = None
         self._versions.clear()
         self._calls.clear()
         self._cluster.close()

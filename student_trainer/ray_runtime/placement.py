@@ -5,12 +5,13 @@ operating system shares the cores, so several workers run on a laptop with two. 
 each reserves as many CPUs as it has threads, and Ray spreads the workers. The learner stays with
 the driver, since it writes the run directory; only a learner on a GPU goes where there is one. The
 driver's machine may offer fewer CPUs than the learner has threads, or none, to keep workers off.
+Where the learner is several processes, their room is taken all at once, on as few nodes as can be.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -28,11 +29,16 @@ class Placement:
     Attributes:
         worker, learner: keyword arguments of ``options``.
         learner_device: the learner's device as its process sees it (Ray shows it one GPU alone).
+        follower: keyword arguments for the learner's other processes.
+        bundles: what the learner's processes reserve together, the leader's first; empty where
+            nothing needs reserving.
     """
 
     worker: dict[str, Any]
     learner: dict[str, Any]
     learner_device: str
+    follower: dict[str, Any] = field(default_factory=dict)
+    bundles: list[dict[str, float]] = field(default_factory=list)
 
 
 def plan(
@@ -49,15 +55,13 @@ def plan(
         UserError: the cluster is too small; waiting for room would never end.
     """
     on_gpu = config.device != "cpu"
-    if on_gpu and resources.get("GPU", 0) < 1:
-        raise UserError(
-            f"device {config.device}: the Ray cluster has no GPU; add a node with one or set "
-            "device=cpu"
-        )
+    if on_gpu:
+        _check_gpus(config, resources.get("GPU", 0))
     # A dead worker is replaced by the executor, which knows which shards it held.
     shared = {"max_restarts": 0, "max_task_retries": 0}
     worker: dict[str, Any] = shared | {"num_cpus": 0, "max_concurrency": DEPTH}
     learner: dict[str, Any] = shared | {"num_cpus": 0, "num_gpus": int(on_gpu)}
+    follower, bundles = dict(learner), []
     if nodes > 1:
         learner |= {"num_cpus": config.learner_threads}
         if home is not None and (not on_gpu or home.gpus >= 1):
@@ -65,17 +69,49 @@ def plan(
             cpus = min(config.learner_threads, int(home.cpus))
             learner |= {"num_cpus": cpus, "scheduling_strategy": stay}
         worker |= {"num_cpus": config.worker_threads, "scheduling_strategy": "SPREAD"}
+        follower |= {"num_cpus": config.learner_threads}
+        if config.learner_processes > 1:
+            bundles = _bundles(config, learner, follower, home)
         _check_room(config, learner["num_cpus"], resources.get("CPU", 0))
-    return Placement(worker, learner, "cuda" if on_gpu else "cpu")
+    return Placement(worker, learner, "cuda" if on_gpu else "cpu", follower, bundles)
+
+
+def _bundles(
+    config: RunConfig, learner: dict[str, Any], follower: dict[str, Any], home: Home | None
+) -> list[dict[str, float]]:
+    """What the leader and each follower reserve; the leader's part lies where it must stay."""
+    mine, other = (
+        {name: n for name, n in (("CPU", of["num_cpus"]), ("GPU", of["num_gpus"])) if n}
+        for of in (learner, follower)
+    )
+    if home is not None and "scheduling_strategy" in learner:
+        mine |= {home.resource: 0.001}
+    return [mine, *[other] * (config.learner_processes - 1)]
+
+
+def _check_gpus(config: RunConfig, offered: float) -> None:
+    """Whether there is a GPU for each of the learner's processes."""
+    if offered < 1:
+        raise UserError(
+            f"device {config.device}: the Ray cluster has no GPU; add a node with one or set "
+            "device=cpu"
+        )
+    if offered < config.learner_processes:
+        raise UserError(
+            f"learner_processes {config.learner_processes} take a GPU each, the Ray cluster has "
+            f"{offered:.0f}; lower learner_processes or add nodes"
+        )
 
 
 def _check_room(config: RunConfig, learner_cpus: int, offered: float) -> None:
     """Whether the workers that the run begins with, and the learner, fit the cluster."""
-    count = config.workers_at_start or config.workers
+    count, others = config.workers_at_start or config.workers, config.learner_processes - 1
+    learner_cpus += others * config.learner_threads
     needed = count * config.worker_threads + learner_cpus
+    lower = "workers, learner_processes" if others else "workers"
     if needed > offered:
         raise UserError(
             f"{count} workers of {config.worker_threads} threads and a learner of {learner_cpus} "
-            f"need {needed} CPUs, the Ray cluster has {offered:.0f}; lower workers (or "
+            f"need {needed} CPUs, the Ray cluster has {offered:.0f}; lower {lower} (or "
             "workers_at_start, where more nodes will join) or add nodes"
         )

@@ -74,6 +74,11 @@ class Stack:
         found: dict[str, Any] = json.loads(docker("inspect", container))[0]["State"]
         return found
 
+    def address(self, container: str) -> str:
+        """A container's address on the inner network."""
+        networks = json.loads(docker("inspect", container))[0]["NetworkSettings"]["Networks"]
+        return str(networks[f"{self.project}_inside"]["IPAddress"])
+
     def crash(self, container: str) -> None:
         """Kill all its processes but the first, which then ends; the engine restarts it."""
         docker("exec", container, "sh", "-c", "kill -9 -1", check=False)

@@ -175,6 +175,21 @@ def test_the_cluster_file_is_one_of_rays():
         util.validate_config(whole | {"idle_minutes": 5})
 
 
+def test_a_job_goes_to_the_cluster_and_asks_for_what_its_head_mounts():
+    folder = ROOT / "deploy" / "kubernetes"
+    cluster = yaml.safe_load((folder / "ray-cluster.yaml").read_text())
+    job = yaml.safe_load((folder / "ray-job.yaml").read_text())["spec"]
+    assert job["clusterSelector"] == {"ray.io/cluster": cluster["metadata"]["name"]}
+    program, command, config, *rest = job["entrypoint"].split()
+    assert (program, command) == ("imitkd", "train")
+    settings = load_config(ROOT / config, [word for word in rest if "=" in word])
+    (head,) = cluster["spec"]["headGroupSpec"]["template"]["spec"]["containers"]
+    mounts = tuple(m["mountPath"] + "/" for m in head["volumeMounts"])
+    files = [settings.teacher.token_file, settings.teacher.root_certificates, settings.corpus.path]
+    for path in [*map(str, files), rest[rest.index("--output") + 1]]:
+        assert path.startswith(mounts)
+
+
 def test_kubernetes_has_the_names_the_rest_goes_by():
     """Ports, labels and secrets of one manifest are those that another one asks for."""
     folder = ROOT / "deploy" / "kubernetes"
@@ -197,8 +212,7 @@ def test_kubernetes_has_the_names_the_rest_goes_by():
     for group in groups:
         asking = group["template"]
         assert allowed["matchLabels"].items() <= asking["metadata"]["labels"].items()
-        for one in asking["spec"]["containers"]:
-            assert {"name": "RAY_AUTH_MODE", "value": "token"} in one["env"]
+    assert cluster["spec"]["authOptions"]["mode"] == "token"
     metric = teacher["HorizontalPodAutoscaler"]["spec"]["metrics"][0]["pods"]["metric"]["name"]
     assert metric in {m.name for m in queue_gauges()}
 

@@ -181,6 +181,8 @@ def test_more_threads_than_cores_and_bf16_on_a_cpu(run, monkeypatch):
     assert [f.severity for f in found] == ["warning", "warning"]
     assert "bf16" in found[0].message and found[1].facts == {"threads": 9, "cores": 2}
     assert one(run("device", runtime="ray", workers=3)["device"])[0] == "ok"
+    (several,) = run("device", runtime="ray", workers=3, learner_processes=2)["device"]
+    assert several.severity == "warning" and several.facts["threads"] == 5
     monkeypatch.setenv("RAY_ADDRESS", "elsewhere")
     assert one(run("device", runtime="ray", workers=100)["device"])[0] == "ok"
 
@@ -264,6 +266,13 @@ def report(generate: float, score: float, learn: float) -> StepReport:
         # A batch is one shard, and nothing is written ahead: one worker works.
         ({"runtime": "ray", "workers": 2, "batch": {"sentences": 8}}, 2.0, 4.0),
         ({"runtime": "ray", "workers": 2, "worker_threads": 8}, 4.0, 4.0),
+        # The learner's 1 s bounds, then the work: 3 s on four cores.
+        ({"runtime": "ray", "workers": 8, "rollout": {"pool": 4}}, 1.0, 4.0),
+        (
+            {"runtime": "ray", "workers": 8, "rollout": {"pool": 4}, "learner_processes": 2},
+            0.75,
+            4.0,
+        ),
     ],
 )
 def test_stages_overlap_under_ray(plain_config, change, shortest, longest):

@@ -317,3 +317,14 @@ def test_a_run_cannot_begin_with_more_workers_than_it_has(write):
     assert load_config(write(workers=3, workers_at_start=3)).workers_at_start == 3
     expected = "workers_at_start 4 is more than workers 3"
     assert expected in refused(write(workers=3, workers_at_start=4))
+
+
+def test_processes_of_a_learner_have_rows_and_devices_of_their_own(write):
+    assert load_config(write(learner_processes=8)).learner_processes == 8
+    by_tokens = write(learner_processes=9, batch={"tokens": 100})
+    assert load_config(by_tokens).learner_processes == 9
+    few = refused(write(learner_processes=9))
+    assert "learner_processes 9 cannot share batch.sentences 8; lower the one" in few
+    one = refused(write(learner_processes=2, device="cuda:1"))
+    assert "device cuda:1 is one device, and learner_processes 2 take one each; set" in one
+    assert load_config(write(device="cuda:1")).device == "cuda:1"

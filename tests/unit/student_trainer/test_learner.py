@@ -16,6 +16,7 @@ from seq2seq.checkpoint import load_model_directory
 from seq2seq.errors import UserError
 from seq2seq.metrics import Scores
 from student_trainer import learner as learner_module
+from student_trainer import update as update_module
 from student_trainer.config import RunConfig
 from student_trainer.evaluation import Evaluation
 from student_trainer.learner import Learner
@@ -315,13 +316,13 @@ def test_kernels_and_threads_are_pinned_within_a_step_only(
     def now() -> tuple[bool, int]:
         return torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
 
-    seen, backward = [], learner_module.backward
+    seen, backward = [], update_module.backward
 
     def watched(*arguments: Any, **settings: Any) -> float:
         seen.append(now())
         return backward(*arguments, **settings)
 
-    monkeypatch.setattr(learner_module, "backward", watched)
+    monkeypatch.setattr(update_module, "backward", watched)
     before = now()
     learner = learner_of(deterministic=deterministic, learner_threads=threads)
     learner.step(batches(0))

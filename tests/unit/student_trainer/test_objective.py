@@ -21,6 +21,7 @@ from student_trainer.assembly import TrainingBatch, assemble
 from student_trainer.config import LossConfig, RunConfig, make_config
 from student_trainer.methods import Method
 from student_trainer.objective import backward
+from student_trainer.portions import Portion
 from student_trainer.rollout_worker import RolloutWorker
 from student_trainer.teacher_head import TeacherHead
 from student_trainer.types import Ragged, ScoredShard, ShardTask, TeacherLabels
@@ -272,6 +273,29 @@ def test_loss_and_slope_are_the_papers(method: Method, loss: dict[str, Any], bet
     expected = (ends[0] - ends[1]) / (2 * step)
     predicted = sum(float((slopes[n] * direction[n]).sum()) for n in slopes)
     assert predicted == pytest.approx(expected, rel=1e-4, abs=1e-5) and abs(expected) > 1e-3
+
+
+@pytest.mark.parametrize(("method", "loss", "beta"), CASES)
+@pytest.mark.parametrize("count", [2, 4])
+def test_portions_add_up_to_the_papers_batch(
+    method: Method, loss: dict[str, Any], beta: float, count: int
+) -> None:
+    config = configured(method, **loss)
+    model = student()
+    shards = written(config, model, beta)
+    _, expected = gradients(model, batch_of(shards), config)
+    model.zero_grad(set_to_none=True)
+    found = []
+    for portion in Portion.whole(4, shards).divided(count):
+        mine = Portion.of_tensors(portion.tensors())
+        batch, method, settings = batch_of(mine.shards), config.method, config.loss
+        # backward adds to the gradients that are there
+        found.append(
+            backward(model, batch, method, settings, positions=mine.positions, head=head())
+        )
+    assert sum(map(bool, found)) > 1
+    assert sum(found) == pytest.approx(paper_loss(model, shards, config), abs=1e-6)
+    assert close({n: p.grad for n, p in model.named_parameters() if p.grad is not None}, expected)
 
 
 @pytest.mark.parametrize("switch", [False, True])

@@ -77,9 +77,39 @@ def test_a_cluster_without_gpu_is_refused_at_once(config_of):
         plan(config_of(device="cuda"), 1, {"CPU": 2.0})
 
 
+def test_a_learner_of_several_processes_on_one_machine_reserves_its_gpus_alone(config_of):
+    on_cpu = plan(config_of(learner_processes=4), 1, {"CPU": 2.0})
+    assert on_cpu.bundles == [] and on_cpu.follower["num_cpus"] == on_cpu.follower["num_gpus"] == 0
+    on_gpu = plan(config_of(learner_processes=4, device="cuda"), 1, {"CPU": 2.0, "GPU": 4.0})
+    assert on_gpu.bundles == [] and on_gpu.follower["num_gpus"] == 1
+    with pytest.raises(UserError, match=r"learner_processes 4 take a GPU each, .* has 3; lower"):
+        plan(config_of(learner_processes=4, device="cuda"), 1, {"CPU": 2.0, "GPU": 3.0})
+
+
+def test_processes_of_a_learner_take_their_room_together_the_leader_at_home(config_of):
+    config = config_of(learner_processes=3, learner_threads=4, workers=2, device="cuda")
+    resources = {"CPU": 11.0, "GPU": 3.0}
+    found = plan(config, 3, resources, Home(HERE, 1.0, 1.0, "node:10.0.0.1"))
+    other = {"CPU": 4, "GPU": 1}
+    assert found.bundles == [{"CPU": 1, "GPU": 1, "node:10.0.0.1": 0.001}, other, other]
+    assert (found.follower["num_cpus"], found.follower["num_gpus"]) == (4, 1)
+    assert "scheduling_strategy" not in found.follower
+    nothing = plan(
+        config_of(learner_processes=2), 2, {"CPU": 2.0}, Home(HERE, 0.0, 0.0, "node:10.0.0.1")
+    )
+    assert nothing.bundles == [{"node:10.0.0.1": 0.001}, {"CPU": 1}]
+    elsewhere = plan(config, 3, resources | {"CPU": 14.0}, Home(HERE, 0.0, 0.0, "node:10.0.0.1"))
+    assert elsewhere.bundles == [other] * 3
+    with pytest.raises(
+        UserError, match=r"a learner of 9 need 11 CPUs, .* lower workers, learner_p"
+    ):
+        plan(config, 3, resources | {"CPU": 10.0}, Home(HERE, 1.0, 1.0, "node:10.0.0.1"))
+    assert plan(config_of(), 3, resources, Home(HERE, 1.0, 0.0, "node:10.0.0.1")).bundles == []
+
+
 def test_ray_never_restarts_an_actor_or_repeats_a_call_by_itself(config_of):
     found = plan(config_of(), 1, {})
-    for options in (found.worker, found.learner):
+    for options in (found.worker, found.learner, found.follower):
         assert options["max_restarts"] == options["max_task_retries"] == 0
 
 
