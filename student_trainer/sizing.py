@@ -40,7 +40,7 @@ class Stages:
     score_s: float
     learn_s: float
     step_s: float = 0.007
-    shard_s: float = 0.002
+    shard_s: float = 0.003
 
 
 @dataclass(frozen=True)
@@ -123,13 +123,14 @@ def need(stages: Stages, shape: Shape, rate: float | None = None) -> Need:
 
 def _delay(stages: Stages, fleet: Fleet, shape: Shape) -> float:
     """Seconds from the moment that a pool may be written until its first batch is certain to be
-    scored: its batches are written side by side and their questions come in bursts.
+    scored: its batches are handed out and written side by side, and their questions come in bursts.
 
     Clients do not see each other's questions, so these fall to replicas as by lot: with n a replica
     on average the fullest one gets about n + sqrt(2 n ln R).
     """
     pool = shape.shards * shape.pool
     written = math.ceil(pool / fleet.workers) * stages.generate_s / shape.shards
+    written += pool * stages.shard_s
     if not fleet.replicas:
         return written
     mean = min(pool, fleet.workers) / fleet.replicas

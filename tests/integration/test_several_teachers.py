@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
+from imitkd.analysing import _address_of_run
 from imitkd.doctor.checks import CHECKS
 from imitkd.doctor.examination import Examination, examine
 from seq2seq.checkpoint import load_model_vocabulary
@@ -197,6 +198,14 @@ def test_validation_takes_from_each_corpus_in_turn(config_of, corpora):
     found = [e.source for e in validation_examples(config)]
     left, right = ([e.source for e in read_split(corpora[n], "validation")] for n in NAMES)
     assert found == [left[0], right[0], left[1], right[1], left[2]]
+
+
+def test_an_analysis_asks_the_teacher_of_its_corpus(config_of, corpora):
+    config = config_of({"address": "a:1", "routes": {"right": "b:2"}})
+    asked = [_address_of_run(config, p) for p in (*corpora.values(), Path("elsewhere"))]
+    assert asked == [("a:1",), ("b:2",), ("a:1",)]
+    with pytest.raises(UserError, match=r"corpus.paths names left, right"):
+        config.corpus.only  # noqa: B018
 
 
 def test_the_doctor_examines_each_teacher(pair, config_of, tmp_path):
