@@ -27,7 +27,7 @@ from tests.compose.stack import Stack, compose_command, docker
 COMPOSE = compose_command()
 pytestmark = [
     pytest.mark.skipif(COMPOSE is None, reason="no Docker engine with Compose answers"),
-    pytest.mark.timeout(1200),
+    pytest.mark.timeout(1500),
 ]
 CORPUS = "ui-strings-en-de"
 STEPS = int(os.environ.get("DEMO_STEPS", "300"))
@@ -89,7 +89,7 @@ def test_the_demo_with_machines_that_come_and_go(stack: Stack) -> None:
     the_teacher_dies(stack)
     machines_go(stack)
     (trainer,) = stack.containers("trainer")
-    stack.wait_until(lambda: not stack.state(trainer)["Running"], "the end of the demo", 900)
+    stack.wait_until(lambda: not stack.state(trainer)["Running"], "the end of the demo", 1200)
     assert stack.state(trainer)["ExitCode"] == 0, stack.logs("trainer")
     check_results(stack)
     print(f"from `up` to the summary {time.monotonic() - began:.0f} s")
