@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +50,10 @@ class SleepingModel:
         return [_scores(len(item.target), choice.k) for item in items]
 
     def generate(
-        self, choice: GenerateChoice, items: Sequence[GenerateItem]
+        self,
+        choice: GenerateChoice,
+        items: Sequence[GenerateItem],
+        wanted: Callable[[], bool] = lambda: True,
     ) -> list[list[codec.GeneratedHypothesis]]:
         """It writes nothing."""
         return [[codec.GeneratedHypothesis([1], 0.0, True)] for _ in items]

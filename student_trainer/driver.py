@@ -118,15 +118,15 @@ class Driver:
         done = start
         while done < self._steps:
             submitted = self._submit(submitted, done, pending)
-            if handed == done:
-                try:
+            try:
+                if handed == done:
                     handed = self._hand_over(handed, pending)
-                except TeacherError:
-                    self._checkpoint(best)
-                    raise
-            if handed == done + 1 and self._next_is_ready(handed, pending):
-                handed = self._hand_over(handed, pending)
-            report = self._executor.finished()
+                if handed == done + 1 and self._next_is_ready(handed, pending):
+                    handed = self._hand_over(handed, pending)
+                report = self._executor.finished()
+            except TeacherError:
+                self._checkpoint(best)
+                raise
             done += 1
             now = self._clock()
             for observer in self._observers:

@@ -182,8 +182,8 @@ class Engine:
             spent = self._clock() - taken_at
             with self._wake:
                 lane.used_s += spent
-                if spent > 0:
-                    pace = sum(entry.tokens for entry in batch.entries) / spent
+                if done and spent > 0:
+                    pace = sum(entry.tokens for entry, _ in done) / spent
                     weight = 0.2 if lane.tokens_per_s else 1.0
                     lane.tokens_per_s += weight * (pace - lane.tokens_per_s)
             if done and all(outcome.error is not None for _, outcome in done):

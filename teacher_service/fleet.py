@@ -133,7 +133,7 @@ class Fleet:
                 continue
             outcome: T | Fault | None = None
             if not meets and not step.replica.admitted:
-                outcome = await self._met(step.replica, tokens)
+                outcome = await self._met(step.replica, step.timeout_s, tokens)
             if outcome is None:
                 left_s = max(0.0, min(step.timeout_s, plan.remaining_s))
                 outcome = await self._attempt(step.replica, send, left_s, tokens)
@@ -198,7 +198,7 @@ class Fleet:
             if replica.left and not replica.calls:
                 self._hang_up(line)
 
-    async def _met(self, replica: Replica, tokens: int) -> Fault | None:
+    async def _met(self, replica: Replica, timeout_s: float, tokens: int) -> Fault | None:
         """Ask a replica who it is, once for all requests that wait for it; None: the right one."""
         line = self._lines.get(replica)
         if line is None:
@@ -206,9 +206,13 @@ class Fleet:
         meeting = line.meeting = line.meeting or asyncio.create_task(self._introduced(line))
         self.replicas.begin(replica, tokens)  # what waits weighs too
         try:
-            await asyncio.wait({meeting})
+            await asyncio.wait({meeting}, timeout=timeout_s)
         finally:
             self.replicas.end(replica, tokens)
+            if replica.left and not replica.calls:
+                self._hang_up(line)
+        if not meeting.done():
+            return Fault("DEADLINE_EXCEEDED", "it did not say in time who it is")
         return meeting.result()
 
     async def _introduced(self, line: Line) -> Fault | None:

@@ -14,6 +14,7 @@ from protos.teacher.v1 import teacher_pb2 as pb
 from seq2seq import decoding
 from seq2seq.checkpoint import ModelDirectory, load_model_directory
 from seq2seq.ensemble import join
+from seq2seq.vocabulary import Vocabulary
 from teacher_service import codec
 from teacher_service.payloads import TENSORS
 from teacher_service.projection import PROJECTION_FILE
@@ -30,8 +31,7 @@ class LocalModel:
     def __init__(self, directory: ModelDirectory, encoder_cache_bytes: int = 0) -> None:
         self._model = model = directory.model
         # What is handed out is what was loaded, whatever becomes of the directory.
-        self._tokenizer = tempfile.TemporaryDirectory(prefix="teacher-tokenizer-")
-        directory.vocabulary.save(Path(self._tokenizer.name))
+        self._tokenizer = _files(directory.vocabulary)
         self._scorer = Scorer(model, encoder_cache_bytes=encoder_cache_bytes)
         self.encoder_cache = self._scorer.encoder.cache
         vocabulary, config = directory.vocabulary, model.config
@@ -88,9 +88,7 @@ class LocalModel:
             tensors = {"weight": weight_VD, "bias": bias_V, "logit_scale": torch.ones(())}
             plain = {n: t.detach().to("cpu", torch.float32) for n, t in tensors.items()}
             return {PROJECTION_FILE: save(plain)}
-        root = Path(self._tokenizer.name)
-        files = sorted(path for path in root.rglob("*") if path.is_file())
-        return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+        return self._tokenizer
 
     def warm_up(self, batch_tokens: int) -> None:
         """A batch of one sequence and one of full budget, and a short generation.
@@ -108,6 +106,15 @@ class LocalModel:
             self.score(choice, [ScoreItem(row, row) for row in ids])
         self.generate(GenerateChoice(codec.Greedy(), 0.0, 4, 4), [GenerateItem(ids[0], (), 0)])
         self.encoder_cache.clear()
+
+
+def _files(vocabulary: Vocabulary) -> dict[str, bytes]:
+    """What a vocabulary writes, by relative names."""
+    with tempfile.TemporaryDirectory(prefix="teacher-tokenizer-") as name:
+        root = Path(name)
+        vocabulary.save(root)
+        paths = sorted(path for path in root.rglob("*") if path.is_file())
+        return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
 
 
 def load_local_model(

@@ -51,8 +51,9 @@ def shape_of(config: RunConfig) -> Shape:
 
 def _as_configured(it: Examination, shape: Shape) -> Finding:
     config = it.config
-    replicas = len([r for met in it.met for r in met.reports]) if it.scores else 1
-    fleet = Fleet(config.workers, max(1, replicas))
+    # One teacher may serve several corpora.
+    replicas = len({r.address for met in it.met for r in met.reports}) if it.scores else 1
+    fleet = Fleet(config.workers, max(1, replicas), config.learner_processes)
     found = bounds(it.stages, fleet, shape)
     part = min(found, key=lambda name: found[name])
     rate = found[part] * it.sentences_a_batch

@@ -32,6 +32,7 @@ from student_trainer.run_directory import RunDirectory
 from student_trainer.scaling import requested_workers
 from student_trainer.setup import prepare_vocabulary, student_bytes
 from student_trainer.types import ShardTask, StepReport, ValidationReport
+from teacher_service.errors import TeacherError
 
 _log = logging.getLogger(__name__)
 _LOST_ATTEMPTS = 3
@@ -45,19 +46,19 @@ class _Call:
     Attributes:
         ask: asks for it, again if need be.
         shards: what a step is made of; empty for other calls.
-        asked: how often it was asked.
+        lost: how often its shards were lost.
     """
 
     ask: Callable[[], cluster.Ref]
     shards: list[ShardHandle] = field(default_factory=list)
-    asked: int = 1
+    lost: int = 0
 
     def __post_init__(self) -> None:
-        self.ref = self.ask()
+        self.again()
 
     def again(self) -> None:
         """Ask once more."""
-        self.ref, self.asked = self.ask(), self.asked + 1
+        self.ref = self.ask()
 
 
 class RayExecutor:
@@ -174,6 +175,7 @@ class RayExecutor:
 
         Raises:
             UserError: the loss is not finite, the learner died.
+            TeacherError: a shard was to be made again, and the teacher stayed away.
         """
         while True:
             call = self._calls[0]
@@ -183,7 +185,8 @@ class RayExecutor:
                 cause = error.cause if isinstance(error, RayTaskError) else error
                 if not isinstance(cause, ObjectLostError) or not call.shards:
                     raise
-                if call.asked == _LOST_ATTEMPTS:
+                call.lost += 1
+                if call.lost == _LOST_ATTEMPTS:
                     raise _ray_fault(cause) from error
                 self._ask_again()
                 continue
@@ -196,7 +199,11 @@ class RayExecutor:
         takes neither the next one nor a version in its place."""
         for handle in self._calls[0].shards:
             self._workers.rerun(handle)
-        self._await_shards(self._calls[0].shards)
+        try:
+            self._await_shards(self._calls[0].shards)
+        except TeacherError:
+            self._calls.clear()  # nothing of it was done, and what was done is to be saved
+            raise
         for call in self._calls:
             call.again()
 

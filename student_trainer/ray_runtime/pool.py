@@ -174,7 +174,10 @@ class WorkerPool:
         self._dispatch()
 
     def rerun(self, handle: ShardHandle) -> None:
-        """The scored shard was lost with the node that held it: have it made again."""
+        """The scored shard was lost with the node that held it: have it made again. One that was
+        left out is nowhere but here."""
+        if handle.kills >= KILLS_ALLOWED:
+            return
         handle.done, handle.shard = False, None
         self._queue(handle)
         self._dispatch()

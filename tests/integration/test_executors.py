@@ -236,6 +236,25 @@ def test_what_was_handed_over_after_a_lost_shard_comes_after_its_step(
         assert any((before[name] != after[name]).any() for name in before)
 
 
+def test_a_teacher_gone_while_a_lost_shard_is_made_again_leaves_a_checkpoint(config_of, tmp_path):
+    config = config_of(
+        runtime="ray",
+        rollout__lag=4,
+        teacher={"address": "unix:/nowhere/socket", "timeout_s": 0.2, "attempt_timeout_s": 0.1},
+    )
+    with contextlib.closing(RayExecutor(config, RunDirectory(tmp_path))) as executor:
+        executor.publish(0)
+        handles = [executor.submit(ShardTask(0, j, 0, 1.0)) for j in range(3)]
+        for handle in handles:  # as if they had been scored, on a node that is gone now
+            handle.done, handle.error, handle.shard = True, None, lost_reference()
+        executor.hand_over(handles)
+        executor.publish(1)
+        with pytest.raises(TeacherUnavailable):
+            executor.finished()
+        executor.checkpoint({})
+    assert list((tmp_path / "checkpoints").iterdir())
+
+
 def test_a_teacher_that_stays_away_stops_the_run_with_its_own_error(config_of, tmp_path):
     config = config_of(
         runtime="ray",

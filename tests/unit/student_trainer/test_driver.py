@@ -193,6 +193,25 @@ def test_shards_that_are_late_hold_up_no_report(plain_config):
     assert done == [c for i in range(6) for c in (f"learn {i}", f"report {i + 1}")]
 
 
+def test_a_teacher_that_stays_away_while_a_shard_is_made_again_costs_nothing_either(plain_config):
+    """The step was handed over; a node took its shards with it before it began."""
+
+    class Losing(Watched):
+        def finished(self) -> StepReport:
+            if self.waiting[0].step == 6:
+                self.steps -= len(self.waiting)
+                self.held = {v for v in self.held if v <= self.steps}
+                self.waiting.clear()
+                raise TeacherUnavailable("batch 5 shard 0: no answer")
+            return super().finished()
+
+    executor = Losing()
+    with pytest.raises(TeacherUnavailable):
+        Driver(config_of(plain_config, rollout__lag=2), executor).run()
+    ((step, held, _),) = executor.saved
+    assert step == 5 and version(6, 1, 2) in held
+
+
 @pytest.mark.parametrize(("pool", "lag"), RULES)
 def test_what_is_asked_for_does_not_depend_on_when_shards_are_there(plain_config, pool, lag):
     config = config_of(

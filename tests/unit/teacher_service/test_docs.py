@@ -105,4 +105,6 @@ def test_every_error_with_its_code_and_exception():
     assert codes >= {code.name for code in TABLE.values()}
     # A store of scores is no service; its errors are told where it is described.
     public = every(errors.TeacherError) - {errors.TeacherError, errors.TeacherStoreError}
-    assert exceptions == {kind.__name__ for kind in public}
+    # Ray derives classes of its own from those that pass through it.
+    ours = {kind.__name__ for kind in public if kind.__module__ == errors.__name__}
+    assert exceptions == ours
