@@ -38,8 +38,8 @@ from imitkd.serving import serve_arguments, serving
 from imitkd.shipped import shipped
 from student_trainer.config import load_config
 from student_trainer.ray_runtime import cluster
-from student_trainer.ray_runtime.pool import DEPTH
 from student_trainer.run_directory import RunDirectory
+from student_trainer.sizing import DEPTH
 from student_trainer.training import train
 from student_trainer.types import StepReport, ValidationReport
 

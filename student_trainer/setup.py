@@ -37,20 +37,6 @@ from student_trainer.writers import make_writer
 from teacher_service.projection import OutputProjection
 from teacher_service.score_store.stored_teacher import StoredTeacher
 
-__all__ = [
-    "AnyTeacher",
-    "copy_layers",
-    "make_learner",
-    "make_model",
-    "make_teacher",
-    "make_teacher_head",
-    "make_vocabulary",
-    "make_worker",
-    "prepare_vocabulary",
-    "student_bytes",
-    "validation_examples",
-]
-
 
 def make_vocabulary(config: RunConfig) -> Vocabulary:
     """The vocabulary named by the configuration, or a new one trained on the training pairs.

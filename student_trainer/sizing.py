@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 # Planned utilisation of workers and replicas: above it queues grow long.
 BUSY = 0.8
-# Shards that a worker holds at most (``ray_runtime.pool.DEPTH``, which needs Ray).
+# Shards that a worker holds at most: one that is written, one that is scored, the next one at hand.
 DEPTH = 3
 
 

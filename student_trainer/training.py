@@ -27,12 +27,11 @@ from student_trainer.run_lock import held
 from student_trainer.setup import (
     make_learner,
     make_model,
-    make_teacher,
     make_worker,
     prepare_vocabulary,
 )
 from student_trainer.source_config import TeacherRevision
-from student_trainer.teachers import revision_of, teacher_infos
+from student_trainer.teachers import make_teacher, revision_of, teacher_infos
 from student_trainer.training_data import build_limits, make_data
 from student_trainer.verdict import StageTimes, judge
 from teacher_service.codec import ModelInfo

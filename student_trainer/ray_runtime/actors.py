@@ -22,7 +22,8 @@ from student_trainer.ray_runtime.cluster import Ref
 from student_trainer.ray_runtime.inputs import InputsRef, take_inputs
 from student_trainer.ray_runtime.metrics import RunMetrics
 from student_trainer.run_directory import RunDirectory
-from student_trainer.setup import make_learner, make_teacher, make_worker, prepare_vocabulary
+from student_trainer.setup import make_learner, make_worker, prepare_vocabulary
+from student_trainer.teachers import make_teacher
 from student_trainer.types import (
     ScoredShard,
     ShardTask,

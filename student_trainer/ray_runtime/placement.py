@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from seq2seq.errors import UserError
 from student_trainer.config import RunConfig
 from student_trainer.ray_runtime.cluster import Home
-from student_trainer.ray_runtime.pool import DEPTH
+from student_trainer.sizing import DEPTH
 
 
 @dataclass(frozen=True)

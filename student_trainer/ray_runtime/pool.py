@@ -29,11 +29,11 @@ from seq2seq.errors import UserError
 from student_trainer.ledger import Toll
 from student_trainer.ray_runtime.cluster import Ref, first_line
 from student_trainer.ray_runtime.outcomes import died, lost_with_node, machines_lost, value_of
+from student_trainer.sizing import DEPTH
 from student_trainer.types import ScoredShard, ShardTask, WorkerReady
 
 _log = logging.getLogger(__name__)
 
-DEPTH = 3
 # The first time there may have been others beside it, the second time it was alone.
 KILLS_ALLOWED = 2
 STARTS_ALLOWED = 3

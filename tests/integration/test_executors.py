@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import json
 import os
 import signal
 import socket
@@ -34,8 +33,9 @@ from student_trainer.scaling import request_workers
 from student_trainer.setup import prepare_vocabulary
 from student_trainer.training import make_executor, train
 from student_trainer.training_data import make_data
-from student_trainer.types import ShardTask, StepReport, ValidationReport
+from student_trainer.types import ShardTask
 from teacher_service.errors import TeacherUnavailable
+from tests.run_outcome import Losses, last_checkpoint, losses_of
 
 STEPS = 10
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -69,30 +69,9 @@ def config_of(plain_config: dict[str, Any], teacher: str) -> Callable[..., RunCo
     return make
 
 
-class Losses:
-    """An observer that keeps the loss of every step, and can do something after one."""
-
-    def __init__(self, at: int = 0, act: Callable[[], None] = lambda: None) -> None:
-        self.found: list[float] = []
-        self._at, self._act = at, act
-
-    def on_step(self, report: StepReport, wall_s: float) -> None:
-        self.found.append(report.loss)
-        if report.step == self._at:
-            self._act()
-
-    def on_validation(self, report: ValidationReport) -> None:
-        pass
-
-
 def outcome(path: Path) -> tuple[list[float], bytes]:
     """Losses of all steps, and the last checkpoint: weights, moments, average, versions."""
-    records = [json.loads(x) for x in (path / "metrics.jsonl").read_text().splitlines()]
-    newest = max((path / "checkpoints").iterdir())
-    return (
-        [r["loss"] for r in records if r["kind"] == "step"],
-        (newest / "tensors.safetensors").read_bytes(),
-    )
+    return losses_of(path), last_checkpoint(path)
 
 
 @pytest.fixture(scope="module")
@@ -181,8 +160,7 @@ def test_a_resumed_run_ends_as_if_it_had_never_stopped(config_of, reference, tmp
         Driver(config, executor, [rest]).run(start)
     expected, expected_checkpoint = reference(config)
     assert start == 5 and rest.found == expected[5:]
-    newest = max((run.path / "checkpoints").iterdir())
-    assert (newest / "tensors.safetensors").read_bytes() == expected_checkpoint
+    assert last_checkpoint(run.path) == expected_checkpoint
 
 
 def lost_reference() -> ray.ObjectRef:

@@ -7,7 +7,6 @@ student write nothing: a sum in another order could turn a word, and then a sent
 from __future__ import annotations
 
 import contextlib
-import json
 import multiprocessing
 import os
 import signal
@@ -25,8 +24,9 @@ from student_trainer.ledger_check import check_ledger
 from student_trainer.ray_runtime.executor import RayExecutor
 from student_trainer.run_directory import RunDirectory
 from student_trainer.training import make_executor, train
-from student_trainer.types import ShardTask, StepReport, ValidationReport
+from student_trainer.types import ShardTask
 from teacher_service.server import ServerThread
+from tests.run_outcome import Losses, last_checkpoint, losses_of
 from tests.unit.teacher_service.support import tiny_config
 
 STEPS = 10
@@ -55,32 +55,6 @@ def config_of(plain_config: dict[str, Any], teacher: str) -> Callable[..., RunCo
     return make
 
 
-def losses(path: Path) -> list[float]:
-    records = map(json.loads, (path / "metrics.jsonl").read_text().splitlines())
-    return [r["loss"] for r in records if r["kind"] == "step"]
-
-
-def checkpoint(path: Path) -> bytes:
-    newest = max((path / "checkpoints").iterdir())
-    return (newest / "tensors.safetensors").read_bytes()
-
-
-class Losses:
-    """An observer that keeps losses, and does something after one step."""
-
-    def __init__(self, at: int = 0, act: Callable[[], None] = lambda: None) -> None:
-        self.found: list[float] = []
-        self._at, self._act = at, act
-
-    def on_step(self, report: StepReport, wall_s: float) -> None:
-        self.found.append(report.loss)
-        if report.step == self._at:
-            self._act()
-
-    def on_validation(self, report: ValidationReport) -> None:
-        pass
-
-
 def kill(process: int) -> None:
     os.kill(process, signal.SIGKILL)
 
@@ -89,7 +63,7 @@ def test_two_processes_give_the_curve_of_one(config_of, plain_config, tmp_path):
     model = plain_config["model"] | {"dropout": 0.0}
     for name, processes in {"two": 2, "one": 1}.items():
         train(config_of(learner_processes=processes, model=model), tmp_path / name)
-    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    one, two = losses_of(tmp_path / "one"), losses_of(tmp_path / "two")
     assert len(one) == STEPS and len(set(one)) == STEPS
     assert two == pytest.approx(one, rel=1e-5)
     account = check_ledger(RunDirectory(tmp_path / "two"))
@@ -139,4 +113,4 @@ def test_killed_and_resumed_it_ends_as_ray_does_undisturbed(ray_cluster, config_
         Driver(in_ray, executor, [followed]).run()
         _loses_a_process(executor)
     assert followed.found == begun.found[:6] + rest.found
-    assert checkpoint(actors.path) == checkpoint(run.path)
+    assert last_checkpoint(actors.path) == last_checkpoint(run.path)

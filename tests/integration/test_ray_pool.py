@@ -18,7 +18,8 @@ from seq2seq.errors import UserError
 from student_trainer.ledger import Toll
 from student_trainer.ray_runtime import pool as pool_module
 from student_trainer.ray_runtime.outcomes import value_of
-from student_trainer.ray_runtime.pool import DEPTH, ShardHandle, WorkerPool
+from student_trainer.ray_runtime.pool import ShardHandle, WorkerPool
+from student_trainer.sizing import DEPTH
 from student_trainer.types import ShardTask, WorkerReady
 from teacher_service.errors import TeacherMismatch
 

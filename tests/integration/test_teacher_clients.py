@@ -24,6 +24,7 @@ from teacher_service.async_client import AsyncTeacherClient
 from teacher_service.client import ClientOptions, TeacherClient
 from teacher_service.loop_thread import LoopThread
 from tests.fake_teacher import FakeTeacher, expected, serving
+from tests.watching import wait_until
 
 ARGMAX, FULL = codec.ArgmaxSpec("float32"), codec.FullSpec("float32")
 
@@ -47,13 +48,6 @@ def abort(code: grpc.StatusCode) -> Callable[[Any, Any], None]:
 
 def hang(_: Any, context: Any) -> None:
     while context.is_active():
-        time.sleep(0.005)
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, "the condition did not come true"
         time.sleep(0.005)
 
 

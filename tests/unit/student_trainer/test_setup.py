@@ -22,12 +22,12 @@ from student_trainer.config import InitialiseConfig, RunConfig
 from student_trainer.setup import (
     copy_layers,
     make_model,
-    make_teacher,
     make_vocabulary,
     make_worker,
     prepare_vocabulary,
     student_bytes,
 )
+from student_trainer.teachers import make_teacher
 from student_trainer.training_data import make_data
 from teacher_service.server import ServerThread
 from tests.builders import tiny_model, tiny_vocabulary
