@@ -32,6 +32,10 @@ BEAT_S = 5.0
 STALE_S = 6 * BEAT_S
 
 
+class AlreadyHeldError(UserError):
+    """Another living process holds it."""
+
+
 @dataclass(frozen=True)
 class Holder:
     """Who holds a run, or held it last.
@@ -109,7 +113,8 @@ def held(
     """Hold ``run`` inside the block.
 
     Raises:
-        UserError: another living process holds it, or the disk cannot be written.
+        AlreadyHeldError: another living process holds it.
+        UserError: the disk cannot be written.
     """
     run = Path(run)
     try:
@@ -143,9 +148,9 @@ def _lock(file: int, run: Path, before: Holder | None) -> None:
     except OSError:  # a file system without locks: the touched file has to do
         free = before is None or not before.here or before.beat_s >= STALE_S
     if not free:
-        raise UserError(f"{run} is being run by {who}; end that one first")
+        raise AlreadyHeldError(f"{run} is being run by {who}; end that one first")
     if before is not None and not before.here and before.beat_s < STALE_S:
-        raise UserError(
+        raise AlreadyHeldError(
             f"{run} is being run by {who}, which said so {before.beat_s:.0f} s ago; end that one "
             f"first, or wait {STALE_S:.0f} s if it is dead"
         )

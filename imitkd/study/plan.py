@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -17,6 +17,8 @@ from student_trainer.yaml_files import apply_override, merge, read_mapping
 
 # What makes rows comparable: nothing that a single method may change.
 CONDITIONS = ("seed", "optimiser.steps", "batch", "model", "vocabulary", "validation", "teacher")
+# But for the student's regularisation, which a method is tuned with.
+TUNED = ("model.dropout",)
 
 
 class _Section(BaseModel):
@@ -30,12 +32,17 @@ class VariantConfig(_Section):
         name: of its rows; the method's by default.
         overrides: ``a.b: value`` on top of the shared configuration, tuned on validation.
         after: under ``seqinter``, the variant whose finished student it goes on from.
+        seeds: those of the study's that it is trained with; all by default.
+        baselines: the variant that ``p_vs_vanilla`` (key ``vanilla``) or ``p_vs_seqkd`` (``seqkd``)
+            compares with instead, where this one learns from other data.
     """
 
     method: Method
     name: str = ""
     overrides: dict[str, Any] = {}
     after: str = "vanilla"
+    seeds: list[int] | None = None
+    baselines: dict[Literal["vanilla", "seqkd"], str] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -45,7 +52,8 @@ class VariantConfig(_Section):
     @model_validator(mode="after")
     def _same_conditions(self) -> VariantConfig:
         for key in self.overrides:
-            if any(key == fixed or key.startswith(f"{fixed}.") for fixed in CONDITIONS):
+            fixed = any(key == one or key.startswith(f"{one}.") for one in CONDITIONS)
+            if fixed and key not in TUNED:
                 raise ValueError(f"{key} is a condition of the whole study; set it in 'train'")
         return self
 
@@ -110,6 +118,8 @@ class StudyConfig(_Section):
         labels = [variant.label for variant in self.variants]
         if len(set(labels)) != len(labels) or "teacher" in labels:
             raise ValueError(f"names of variants must differ, from 'teacher' too: {labels}")
+        for variant in self.variants:
+            self._check_variant(variant, labels)
         for student, settings in self.students.items():
             chosen = labels if settings.variants is None else settings.variants
             unknown = sorted(set(chosen) - set(labels))
@@ -117,12 +127,26 @@ class StudyConfig(_Section):
                 raise ValueError(f"students.{student}.variants: no variant {unknown[0]!r}")
             for variant in self.variants:
                 goes_on = variant.label in chosen and METHODS[variant.method].finished_student
-                if goes_on and variant.after not in chosen:
+                if goes_on and not self._trained(variant.after, chosen, variant.seeds):
                     raise ValueError(
                         f"students.{student}: {variant.label} goes on from {variant.after}, which "
-                        "it is not trained with"
+                        "it is not trained with, or not with all of its seeds"
                     )
         return self
+
+    def _trained(self, label: str, chosen: list[str], seeds: list[int] | None) -> bool:
+        """Whether a student is trained as ``label`` with these seeds."""
+        found = [v for v in self.variants if v.label == label and label in chosen]
+        wanted = set(self.seeds if seeds is None else seeds)
+        return any(wanted <= set(self.seeds if v.seeds is None else v.seeds) for v in found)
+
+    def _check_variant(self, variant: VariantConfig, labels: list[str]) -> None:
+        for label in variant.baselines.values():
+            if label not in labels:
+                raise ValueError(f"variant {variant.label}: baselines: no variant {label!r}")
+        unknown = sorted(set(variant.seeds or ()) - set(self.seeds))
+        if unknown:
+            raise ValueError(f"variant {variant.label}: seed {unknown[0]} is none of the study's")
 
 
 @dataclass(frozen=True)
@@ -170,8 +194,17 @@ def cells(study: StudyConfig) -> Iterator[Cell]:
     for seed in study.seeds:
         for student, settings in study.students.items():
             for variant in ordered:
-                if settings.variants is None or variant.label in settings.variants:
+                of_student = settings.variants is None or variant.label in settings.variants
+                if of_student and (variant.seeds is None or seed in variant.seeds):
                     yield Cell(student, variant, seed)
+
+
+def before_cell(study: StudyConfig, cell: Cell) -> Cell | None:
+    """The cell whose finished student it goes on from, if any."""
+    if not METHODS[cell.variant.method].finished_student:
+        return None
+    (after,) = (v for v in study.variants if v.label == cell.variant.after)
+    return Cell(cell.student, after, cell.seed)
 
 
 def cell_config(study: StudyConfig, cell: Cell, *, address: str, runs: Path) -> RunConfig:
@@ -191,10 +224,8 @@ def cell_config(study: StudyConfig, cell: Cell, *, address: str, runs: Path) -> 
     if study.distilled is not None:
         data = merge(data, {"corpus": {"distilled": str(study.distilled)}})
     data = merge(data, {"teacher": {"address": address}})
-    spec = METHODS[variant.method]
-    if spec.finished_student:
-        before = runs / f"{cell.student}/{variant.after}/seed{cell.seed}" / "student"
-        data["initialise"] = {"from": str(before)}
+    if (before := before_cell(study, cell)) is not None:
+        data["initialise"] = {"from": str(runs / before.key / "student")}
     for key, value in (student.overrides | variant.overrides).items():
         _set(data, key, value)
     return make_config(data, f"study {study.name}, cell {cell.key}")

@@ -1,5 +1,7 @@
 """Running a study, cell by cell; a finished cell is never run again, a begun one goes on.
 
+Several processes may run one study: each takes the next cell that none of the others has.
+
 ::
 
     teacher evaluated -> teacher served -> its own targets written (imitkd data distil)
@@ -11,7 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import platform
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -24,19 +28,29 @@ from imitkd.distilling.distil import distil_corpus
 from imitkd.scoring import evaluate_directory
 from imitkd.serving import serve_arguments, serving
 from imitkd.study.cell_files import CellFacts, CellFiles
-from imitkd.study.plan import Cell, StudyConfig, cell_config, cells, needs_distilled
+from imitkd.study.plan import (
+    Cell,
+    StudyConfig,
+    before_cell,
+    cell_config,
+    cells,
+    needs_distilled,
+)
 from imitkd.study.scores import References, score_cells
 from imitkd.study.table import markdown
 from seq2seq.checkpoint import atomic_file
 from seq2seq.corpus import read_split
 from seq2seq.errors import UserError
 from student_trainer.config import RunConfig, dump_config
+from student_trainer.run_lock import AlreadyHeldError, held
 from student_trainer.training import train
 from teacher_service.client import TeacherClient
 from teacher_service.codec import Beam
 
 RESULTS_FILE, TABLE_FILE = "results.json", "table.md"
 TEACHER = "teacher"
+# How often to look whether another process is done.
+_LOOK_S = 1.0
 # Of the speed: the median of so many passes.
 _REPEATS = 3
 
@@ -74,15 +88,53 @@ class Study:
             TeacherError: the teacher stayed away past its deadline; likewise.
         """
         self._check()
-        self._run_teacher()
-        left = [cell for cell in cells(self._study) if not self._files(cell).finished]
-        if left:
+        with self._turn("teacher"):
+            self._run_teacher()
+        if any(not self._files(cell).finished for cell in cells(self._study)):
             with self._serve() as address:
-                self._distil(address)
-                for number, cell in enumerate(left, 1):
-                    self._say(f"cell {number} of {len(left)}: {cell.key}")
-                    self._run_cell(cell, address)
+                with self._turn("distilled"):
+                    self._distil(address)
+                self._run_cells(address)
         return self.rescore()
+
+    def _run_cells(self, address: str) -> None:
+        every = list(cells(self._study))
+        for number, cell in enumerate(every, 1):
+            try:
+                with self._claim(cell.key):
+                    if not self._files(cell).finished and self._may_begin(cell):
+                        self._say(f"cell {number} of {len(every)}: {cell.key}")
+                        self._run_cell(cell, address)
+            except AlreadyHeldError:
+                self._say(f"cell {number} of {len(every)}: {cell.key} is another process's")
+
+    def _may_begin(self, cell: Cell) -> bool:
+        """Whether what it goes on from is finished; if not, whoever trains that comes to it."""
+        before = before_cell(self._study, cell)
+        if before is None or self._files(before).finished:
+            return True
+        self._say(f"{cell.key} goes on from {before.key}, which another process trains")
+        return False
+
+    def _claim(self, part: str) -> AbstractContextManager[Any]:
+        """Have a part of the study for this process.
+
+        Raises:
+            AlreadyHeldError: another process has it.
+        """
+        return held(self._runs / "claims" / part)
+
+    @contextmanager
+    def _turn(self, part: str) -> Iterator[None]:
+        """Like :meth:`_claim`, after whoever has it now."""
+        with contextlib.ExitStack() as stack:
+            while True:
+                try:
+                    stack.enter_context(self._claim(part))
+                    break
+                except AlreadyHeldError:
+                    time.sleep(_LOOK_S)
+            yield
 
     def rescore(self) -> dict[str, Any]:
         """Make results and table anew from the texts of the finished cells, and nothing else.
@@ -219,7 +271,7 @@ class Study:
     def _served(self) -> Iterator[str]:
         arguments = serve_arguments(self._study.teacher, threads=self._study.threads)
         arguments += self._study.serve
-        with serving(arguments, self._runs / "teacher.log") as address:
+        with serving(arguments, self._runs / f"teacher.{os.getpid()}.log") as address:
             yield address
 
     def _write(self, name: str, text: str) -> None:

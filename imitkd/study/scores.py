@@ -16,7 +16,7 @@ from seq2seq.errors import UserError
 from seq2seq.metrics import Scores, score_translations
 from seq2seq.rouge import Rouge, score_summaries
 
-# The labels that p-values compare with.
+# The labels that p-values compare with, unless a variant says otherwise.
 BASELINES = {"p_vs_vanilla": "vanilla", "p_vs_seqkd": "seqkd"}
 
 References = Mapping[str, Sequence[Sequence[str]]]
@@ -58,6 +58,10 @@ def score_cells(
         chosen = draws(len(references[test]), study.resamples, study.bootstrap_seed)
         for files in finished:
             scored.append(_scored(files, test, references[test], metric, study, chosen))
+    baselines = {
+        variant.label: {f"p_vs_{key}": label for key, label in variant.baselines.items()}
+        for variant in study.variants
+    }
     first = scored[0]
     signatures = {"bleu": first.greedy.bleu_signature, "chrf": first.greedy.chrf_signature}
     if first.rouge is not None:
@@ -70,8 +74,8 @@ def score_cells(
         "beam": study.beam,
         "threads": study.threads,
         "tests": {test: len(references[test]) for test in study.tests},
-        "rows": [_row([one], scored, one.facts.seed) for one in scored],
-        "means": [_row(group, scored, _seeds(group)) for group in _over_seeds(scored)],
+        "rows": [_row([one], scored, baselines, one.facts.seed) for one in scored],
+        "means": [_row(group, scored, baselines, _seeds(group)) for group in _over_seeds(scored)],
     }
 
 
@@ -114,11 +118,17 @@ def _seeds(group: Sequence[_Scored]) -> list[int]:
     return [one.facts.seed for one in group if one.facts.seed is not None]
 
 
-def _row(group: Sequence[_Scored], scored: Sequence[_Scored], seed: Any) -> dict[str, Any]:
+def _row(
+    group: Sequence[_Scored],
+    scored: Sequence[_Scored],
+    baselines: Mapping[str, Mapping[str, str]],
+    seed: Any,
+) -> dict[str, Any]:
     """One row: a cell on a split, or the mean of a group that differs by seed alone."""
     facts, test = group[0].facts, group[0].test
     resamples = mean_over([one.resamples_R for one in group])
     low, high = interval(resamples)
+    compared = BASELINES | dict(baselines.get(facts.method, {}))
     seconds = [one.facts.train_seconds for one in group if one.facts.train_seconds is not None]
     return {
         "method": facts.method,
@@ -132,7 +142,7 @@ def _row(group: Sequence[_Scored], scored: Sequence[_Scored], seed: Any) -> dict
         **_rouge([one.rouge for one in group if one.rouge is not None]),
         "ci_low": low,
         "ci_high": high,
-        **{key: _p_value(group, scored, label) for key, label in BASELINES.items()},
+        **{key: _p_value(group, scored, label) for key, label in compared.items()},
         "parameters": facts.parameters,
         "greedy_sentences_per_s": _mean([x.facts.greedy_sentences_per_s[test] for x in group]),
         "train_seconds": _mean(seconds) if seconds else None,

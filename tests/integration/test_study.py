@@ -18,6 +18,7 @@ from imitkd.study.plan import load_study
 from imitkd.study.runner import Study
 from seq2seq.corpus import read_split
 from seq2seq.errors import UserError
+from student_trainer.run_lock import held
 from teacher_service.server import ServerThread
 from tests.builders import save_brief_teacher
 from tests.conftest import SMALL_MODEL
@@ -123,6 +124,21 @@ def test_a_study_from_teacher_to_table_and_again_cell_by_cell(files: Path) -> No
     with pytest.raises(UserError, match=r"vanilla/seed1 holds a run of other settings"):
         study_of(files, serve, "train.optimiser.learning_rate=0.5").run()
     assert scores(study_of(files, serve).run()["rows"][1]) == scores(results["rows"][1])
+
+
+def test_a_cell_that_another_process_has_is_left_to_it(files: Path) -> None:
+    serve = Serving(files / "teacher")
+    whole = study_of(files, serve).run()
+    cells, runs = files / "out/cells/small", files / "runs/small"
+    for name in ("vanilla", "seqinter", "seqkd"):
+        shutil.rmtree(cells / name)
+        shutil.rmtree(runs / name)
+    with held(files / "runs/claims/small/vanilla/seed1"):
+        found = study_of(files, serve).run()
+    # What goes on from it is left to the other process, too.
+    assert found["unfinished"] == ["small/vanilla/seed1", "small/seqinter/seed1"]
+    again = study_of(files, serve).run()
+    assert [scores(row) for row in again["rows"]] == [scores(row) for row in whole["rows"]]
 
 
 def scores(row: dict[str, Any]) -> dict[str, Any]:

@@ -73,6 +73,21 @@ def test_a_cell_that_goes_on_from_another_comes_last(write: Any) -> None:
     assert config.initialise.encoder_layers is None
 
 
+def test_a_variant_may_be_trained_with_some_of_the_seeds(write: Any) -> None:
+    once = {"method": "imitkd", "seeds": [2]}
+    study = load_study(write(variants=["vanilla", once], seeds=[1, 2]))
+    assert keys(study) == ["small/vanilla/seed1", "small/vanilla/seed2", "small/imitkd/seed2"]
+
+
+def test_dropout_is_tuned_by_method(write: Any) -> None:
+    free = {"method": "imitkd-full", "overrides": {"model.dropout": 0.0}}
+    small = {"small": {"model": plain()["students"]["small"]["model"] | {"dropout": 0.3}}}
+    study = load_study(write(variants=["vanilla", free], students=small))
+    found = [cell_config(study, c, address="x:1", runs=Path("r")).model for c in cells(study)]
+    assert [model["dropout"] for model in found] == [0.3, 0.0]
+    assert found[0] | {"dropout": 0} == found[1] | {"dropout": 0}
+
+
 def test_a_variant_is_the_shared_configuration_with_its_own_settings(write: Any) -> None:
     variant = {
         "name": "jsd",
@@ -103,6 +118,13 @@ def test_a_variant_is_the_shared_configuration_with_its_own_settings(write: Any)
         ({"variants": [{"method": "imitkd", "overrides": {"optimiser.steps": 9}}]}, "a condition"),
         ({"variants": [{"method": "imitkd", "overrides": {"batch.tokens": 9}}]}, "a condition"),
         ({"variants": [{"method": "imitkd", "overrides": {"seed": 9}}]}, "a condition"),
+        ({"variants": [{"method": "imitkd", "overrides": {"model.d_model": 8}}]}, "a condition"),
+        ({"variants": [{"method": "imitkd", "seeds": [2]}]}, "imitkd: seed 2 is none of the"),
+        ({"variants": [{"method": "imitkd", "baselines": {"seqkd": "seqkd-all"}}]},
+         "imitkd: baselines: no variant 'seqkd-all'"),
+        ({"variants": [{"method": "imitkd", "baselines": {"word-kd": "vanilla"}}]}, "baselines"),
+        ({"variants": [{"method": "vanilla", "seeds": [2]}, "seqinter"], "seeds": [1, 2]},
+         "seqinter goes on from vanilla, which it is not trained with, or not with all"),
         ({"variants": ["vanilla", "vanilla"]}, "names of variants must differ"),
         ({"variants": [{"method": "imitkd", "name": "teacher"}]}, "names of variants must differ"),
         ({"variants": ["seqinter", "seqkd"]}, "seqinter goes on from vanilla"),

@@ -26,6 +26,13 @@ ROW_KEYS = {
 SPOILT = {"vanilla": 0.5, "seqkd": 0.35, "imitkd-full": 0.2}
 
 
+def settings_of(corpus: Path, variants: list[Any]) -> StudyConfig:
+    splits = ["test", "test_2"]
+    return StudyConfig(
+        **plain(corpus=corpus, tests=splits, variants=variants, seeds=[1, 2], resamples=100)
+    )
+
+
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
     """A finished study of three methods, two seeds and two test splits; one cell is missing."""
@@ -37,15 +44,7 @@ def study(tmp_path: Path) -> Study:
         info,
         {"train": examples, "validation": examples, "test": examples, "test_2": examples[:40]},
     )
-    settings = StudyConfig(
-        **plain(
-            corpus=corpus,
-            tests=["test", "test_2"],
-            variants=list(SPOILT),
-            seeds=[1, 2],
-            resamples=100,
-        )
-    )
+    settings = settings_of(corpus, list(SPOILT))
     write_cell(
         tmp_path / "out/cells/teacher", CellFacts("teacher", None, None, 9000, speeds(), None)
     )
@@ -132,6 +131,17 @@ def test_p_values_compare_like_with_like(study: Study) -> None:
         - row_of(rows, method="imitkd-full", seed=s, test="test")["ci_low"]
         for s in (1, 2)
     )
+
+
+def test_a_variant_names_what_it_is_compared_with(study: Study, tmp_path: Path) -> None:
+    # Of seqkd there is no second seed, of vanilla there is.
+    usual = row_of(study.rescore()["means"], method="imitkd-full", test="test")
+    other = {"method": "imitkd-full", "baselines": {"seqkd": "vanilla"}}
+    settings = settings_of(tmp_path / "corpus", ["vanilla", "seqkd", other])
+    changed = Study(settings, tmp_path / "out", tmp_path / "runs").rescore()
+    found = row_of(changed["means"], method="imitkd-full", test="test")
+    assert usual["p_vs_seqkd"] is None
+    assert found["p_vs_seqkd"] == found["p_vs_vanilla"] == usual["p_vs_vanilla"]
 
 
 def test_the_table_comes_again_from_the_texts(study: Study, tmp_path: Path) -> None:
