@@ -173,11 +173,11 @@ def load_study(path: Path, overrides: list[str] | None = None) -> StudyConfig:
     # On top of the file: what this study, or one that extends it, says besides.
     if isinstance(named := data.pop("base", None), str):
         data["train"] = merge(read_mapping(path.parent / named), data.get("train") or {})
-    students = data.get("students")
-    if isinstance(students, dict):  # null leaves one of an extended study out
-        data["students"] = {name: s for name, s in students.items() if s is not None}
     for override in overrides or []:
         apply_override(data, override)
+    students = data.get("students")
+    if isinstance(students, dict):  # null leaves one out
+        data["students"] = {name: s for name, s in students.items() if s is not None}
     try:
         study = StudyConfig(**data)
     except (ValidationError, TypeError) as error:

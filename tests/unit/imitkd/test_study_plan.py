@@ -192,3 +192,9 @@ def test_the_studies_of_every_method_have_every_method() -> None:
 def test_a_study_that_extends_another_may_leave_a_student_out() -> None:
     (file,) = [p for p in SHIPPED if p.stem == "multi30k_low_data"]
     assert list(load_study(file).students) == ["transformer"]
+
+
+def test_the_command_line_may_leave_a_student_out(write: Any) -> None:
+    small = plain()["students"]["small"]
+    path = write(students={"small": small, "other": small})
+    assert list(load_study(path, ["students.other=null"]).students) == ["small"]
