@@ -1,4 +1,4 @@
-"""Scores and speed of a model directory on a split, as plain values."""
+"""Scores and speed of a model directory, or an ensemble, on a split, as plain values."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from seq2seq.checkpoint import (
 )
 from seq2seq.corpus import read_split
 from seq2seq.decoding import Beam, Greedy
+from seq2seq.ensemble import join
 from seq2seq.errors import UserError
 from seq2seq.metrics import Metric
 from seq2seq.threads import threads as pinned
@@ -27,7 +28,7 @@ _WARM_UP = 8
 
 
 def evaluate_directory(
-    model: Path,
+    model: Path | Sequence[Path],
     corpus: Path,
     split: str = "test",
     *,
@@ -41,13 +42,15 @@ def evaluate_directory(
     """Evaluate and time; translating a few sentences first keeps start-up out of the time.
 
     Args:
+        model: one, or the members of an ensemble.
         repeats: translate so many times; the speed is that of the median.
         metric: ``rouge`` adds ROUGE to BLEU and chrF.
 
     Raises:
         UserError: broken model or corpus, or sentences without references.
     """
-    directory = load_model_directory(model, device)
+    members = [model] if isinstance(model, Path) else model
+    directory = join([load_model_directory(member, device) for member in members])
     examples = read_split(corpus, split)[:sentences]
     if not all(e.references for e in examples):
         raise UserError(f"{corpus} {split} has sentences without references; they cannot be scored")
@@ -60,7 +63,7 @@ def evaluate_directory(
             directory.model, directory.vocabulary, examples, mode, metric=metric, repeats=repeats
         )
     return {
-        "model": str(model),
+        "model": " ".join(map(str, members)),
         "name": directory.name,
         "revision": directory.revision,
         "corpus": str(corpus),
@@ -75,7 +78,7 @@ def evaluate_directory(
         "seconds": found.seconds,
         "sentences_per_s": found.sentences_per_s,
         "parameters": directory.model.parameter_count(),
-        "megabytes": (Path(model) / WEIGHTS_FILE).stat().st_size / 1e6,
+        "megabytes": sum((m / WEIGHTS_FILE).stat().st_size for m in members) / 1e6,
         "translations": found.translations,
     }
 

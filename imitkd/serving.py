@@ -14,10 +14,10 @@ from seq2seq.errors import UserError
 _STOP_S = 60.0
 
 
-def serve_arguments(model: Path, threads: int | None = None) -> list[str]:
-    """Arguments of ``imitkd`` that serve ``model`` on a free loopback port."""
+def serve_arguments(*models: Path, threads: int | None = None) -> list[str]:
+    """Arguments of ``imitkd`` that serve a model, or an ensemble, on a free loopback port."""
     pinned = ["--threads", str(threads)] if threads else []
-    return ["teacher", "serve", str(model), "--address", "127.0.0.1:0", *pinned]
+    return ["teacher", "serve", *map(str, models), "--address", "127.0.0.1:0", *pinned]
 
 
 @contextmanager

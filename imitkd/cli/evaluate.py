@@ -33,6 +33,10 @@ def evaluate(
     metric: Annotated[
         Metric, typer.Option(help="rouge: ROUGE-1/2/L too, for summaries; needs rouge-score.")
     ] = Metric.bleu,
+    joined: Annotated[
+        list[Path] | None,
+        typer.Option("--join", help="Another member of an ensemble, repeatable."),
+    ] = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Also write scores and translations here.")
     ] = None,
@@ -41,7 +45,7 @@ def evaluate(
     from imitkd.scoring import evaluate_directory, print_evaluation, write_evaluation
 
     found = evaluate_directory(
-        model,
+        [model, *(joined or [])],
         corpus,
         split,
         beam=beam,

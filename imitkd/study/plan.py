@@ -83,7 +83,8 @@ class StudyConfig(_Section):
     Attributes:
         corpus: prepared corpus directory, with references in its held-out splits.
         tests: splits that are reported.
-        teacher: model directory; served for as long as the study needs it.
+        teacher: model directory, or the members of an ensemble; served for as long as the study
+            needs it.
         distilled: directory of the targets that the teacher writes for the training sources, its
             ``beam`` best for each; beside the runs by default. What is there already is kept.
         train: the configuration that all cells share; ``base: FILE``, beside the study file, goes
@@ -99,7 +100,7 @@ class StudyConfig(_Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     corpus: Path
     tests: list[str] = ["test"]
-    teacher: Path
+    teacher: Path | list[Path]
     distilled: Path | None = None
     train: dict[str, Any] = {}
     students: dict[str, StudentConfig] = Field(min_length=1)
@@ -113,9 +114,16 @@ class StudyConfig(_Section):
     resamples: int = Field(1000, ge=1)
     bootstrap_seed: int = 12345
 
+    @property
+    def teachers(self) -> list[Path]:
+        """The directories of its teacher; of an ensemble several."""
+        return [self.teacher] if isinstance(self.teacher, Path) else self.teacher
+
     @model_validator(mode="after")
     def _check(self) -> StudyConfig:
         labels = [variant.label for variant in self.variants]
+        if not self.teachers:
+            raise ValueError("teacher: no directory; name one, or the members of an ensemble")
         if len(set(labels)) != len(labels) or "teacher" in labels:
             raise ValueError(f"names of variants must differ, from 'teacher' too: {labels}")
         for variant in self.variants:

@@ -16,7 +16,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -202,8 +202,8 @@ class Study:
         if files.finished:
             return
         self._say("teacher")
-        found = self._evaluate(self._study.teacher, files)
-        details = {"directory": str(self._study.teacher), **_described(found)}
+        found = self._evaluate(self._study.teachers, files)
+        details = {"directory": " ".join(map(str, self._study.teachers)), **_described(found)}
         files.write_facts(
             CellFacts(TEACHER, None, None, found["parameters"], found["speeds"], None, details)
         )
@@ -242,7 +242,7 @@ class Study:
         found["train_seconds"] = _train_seconds(run)
         return found
 
-    def _evaluate(self, model: Path, files: CellFiles) -> dict[str, Any]:
+    def _evaluate(self, model: Path | Sequence[Path], files: CellFiles) -> dict[str, Any]:
         """Translate every test split greedily and with a beam; texts kept, speeds returned."""
         study, speeds, last = self._study, {}, {}
         for test in study.tests:
@@ -269,7 +269,7 @@ class Study:
 
     @contextmanager
     def _served(self) -> Iterator[str]:
-        arguments = serve_arguments(self._study.teacher, threads=self._study.threads)
+        arguments = serve_arguments(*self._study.teachers, threads=self._study.threads)
         arguments += self._study.serve
         with serving(arguments, self._runs / f"teacher.{os.getpid()}.log") as address:
             yield address

@@ -70,6 +70,15 @@ def test_what_else_is_told(tiny_teacher: Path, tiny_corpus: Path) -> None:
     assert (found["threads"], torch.get_num_threads()) == (1, before)
 
 
+def test_an_ensemble_is_scored_as_one(tiny_teacher: Path, tiny_corpus: Path) -> None:
+    single = evaluate_directory(tiny_teacher, tiny_corpus, "validation", threads=1)
+    twice = evaluate_directory([tiny_teacher] * 2, tiny_corpus, "validation", threads=1)
+    assert twice["loss"] == pytest.approx(single["loss"], rel=1e-5)
+    assert twice["parameters"] == 2 * single["parameters"]
+    assert twice["megabytes"] == 2 * single["megabytes"]
+    assert twice["name"] == f"{single['name']} + {single['name']}"
+
+
 def test_sentences_without_references_are_refused(tiny_teacher: Path, tmp_path: Path) -> None:
     rows = [{"source": "ab", "references": ["cd"]}, {"source": "ef", "references": []}]
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))

@@ -34,3 +34,4 @@ def test_arguments(tmp_path: Path) -> None:
     base = ["teacher", "serve", str(tmp_path), "--address", "127.0.0.1:0"]
     assert serve_arguments(tmp_path) == base
     assert serve_arguments(tmp_path, threads=2) == [*base, "--threads", "2"]
+    assert serve_arguments(tmp_path, tmp_path)[:4] == ["teacher", "serve", *[str(tmp_path)] * 2]

@@ -79,6 +79,12 @@ def test_a_variant_may_be_trained_with_some_of_the_seeds(write: Any) -> None:
     assert keys(study) == ["small/vanilla/seed1", "small/vanilla/seed2", "small/imitkd/seed2"]
 
 
+def test_a_teacher_may_be_an_ensemble(write: Any) -> None:
+    assert load_study(write()).teachers == [Path("teachers/little")]
+    several = load_study(write(teacher=["teachers/a", "teachers/b"]))
+    assert several.teachers == [Path("teachers/a"), Path("teachers/b")]
+
+
 def test_dropout_is_tuned_by_method(write: Any) -> None:
     free = {"method": "imitkd-full", "overrides": {"model.dropout": 0.0}}
     small = {"small": {"model": plain()["students"]["small"]["model"] | {"dropout": 0.3}}}
@@ -133,6 +139,7 @@ def test_a_variant_is_the_shared_configuration_with_its_own_settings(write: Any)
         ({"variants": [{"method": "imitkd", "overrides": {"loss.payload": "full"}}]}, None),
         ({"variants": [{"method": "imitkd", "overrides": {"loss.payload": "candidates"}}]},
          "cell small/imitkd/seed1"),
+        ({"teacher": []}, "teacher: no directory"),
         ({"students": {}}, "students"),
         ({"seeds": []}, "seeds"),
         ({"name": "a/b"}, "name"),
