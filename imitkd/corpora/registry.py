@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,10 +49,10 @@ def list_corpora() -> list[CorpusEntry]:
         ),
         CorpusEntry(
             "ui-strings-en-XX+sources",
-            "the same, and in train all other English texts, without references",
+            "the same, and in train more English texts, without references",
             "by language",
             ui_strings.LICENCE,
-            "package index, or --from WHEEL",
+            "package index, or --from DIR",
         ),
         CorpusEntry("multi30k-de-en", "image captions, German to English", *captions),
         CorpusEntry("multi30k-en-de", "image captions, English to German", *captions),
@@ -155,40 +155,61 @@ def _prepare_ui_strings(
 ) -> CorpusInfo:
     language, more = _language(name), name.endswith(ui_strings.WITH_SOURCES)
     if source is not None:
-        wheel = _wheel_at_hand(source)
-        info = ui_strings.describe(name, language, wheel.name, file_sha256(wheel))
-        return _finish(out_dir, info, lambda: ui_strings.build(wheel, language, more))
+        wheels = _wheels_at_hand(source, more)
+        found = {wheel.name: file_sha256(wheel) for wheel in wheels}
+        info = ui_strings.describe(name, language, found)
+        return _finish(out_dir, info, lambda: _build_ui_strings(wheels, language, more))
 
-    digests = {ui_strings.WHEEL_NAME: ui_strings.WHEEL_SHA256}
-    digest = (digests if fetching.sha256 is None else fetching.sha256).get(ui_strings.WHEEL_NAME)
+    published = {ui_strings.WHEEL_NAME: ui_strings.REQUIREMENT}
+    if more:
+        published[ui_strings.FRONTEND_NAME] = ui_strings.FRONTEND_REQUIREMENT
+    known = ui_strings.SHA256 if fetching.sha256 is None else fetching.sha256
 
     def build() -> dict[str, list[Example]]:
-        path = fetching.folder("ui-strings") / ui_strings.WHEEL_NAME
+        folder = fetching.folder("ui-strings")
         pip = {} if fetching.pip is None else {"pip": fetching.pip}
-        requirement, version = ui_strings.REQUIREMENT, ui_strings.WHEEL_PYTHON
-        pip_download(requirement, version, path, sha256=digest, **pip)
-        return ui_strings.build(path, language, more)
+        for wheel, requirement in published.items():
+            path, digest = folder / wheel, known.get(wheel)
+            pip_download(requirement, ui_strings.WHEEL_PYTHON, path, sha256=digest, **pip)
+        return _build_ui_strings([folder / wheel for wheel in published], language, more)
 
-    info = ui_strings.describe(name, language, ui_strings.WHEEL_NAME, digest or "not checked")
-    return _finish(out_dir, info, build)
+    digests = {wheel: known.get(wheel, "not checked") for wheel in published}
+    return _finish(out_dir, ui_strings.describe(name, language, digests), build)
+
+
+def _build_ui_strings(
+    wheels: Sequence[Path], language: str, more: bool
+) -> dict[str, list[Example]]:
+    main, *frontends = wheels
+
+    def alone() -> list[str]:
+        texts = ui_strings.read_english(main)
+        for frontend in frontends:
+            texts += ui_strings.read_frontend(frontend)
+        return texts
+
+    return ui_strings.build(main, language, alone if more else None)
 
 
 def _language(name: str) -> str:
     return name.removeprefix(ui_strings.PREFIX).removesuffix(ui_strings.WITH_SOURCES)
 
 
-def _wheel_at_hand(source: Path) -> Path:
+def _wheels_at_hand(source: Path, more: bool) -> list[Path]:
+    """The wheel of Home Assistant; with `more` the one of its frontend, where the folder has it."""
     if source.is_file():
-        return source
+        return [source]
     if not source.is_dir():
         raise UserError(f"'{source}' does not exist; --from wants {ui_strings.WHEEL_NAME}")
-    wheels = sorted(source.glob("homeassistant-*.whl"))
-    if len(wheels) != 1:
-        raise UserError(
-            f"'{source}' holds {len(wheels)} wheels homeassistant-*.whl, not 1; "
-            "name the wheel itself with --from"
-        )
-    return wheels[0]
+    main = sorted(source.glob("homeassistant-*.whl"))
+    frontends = sorted(source.glob("home_assistant_frontend-*.whl")) if more else []
+    for wheels, form in ((main, "homeassistant-*.whl"), (frontends, "home_assistant_frontend-*")):
+        if len(wheels) > 1 or (wheels is main and not wheels):
+            raise UserError(
+                f"'{source}' holds {len(wheels)} wheels {form}, not 1; "
+                "name the wheel itself with --from"
+            )
+    return main + frontends
 
 
 def _prepare_multi30k(

