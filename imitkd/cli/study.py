@@ -48,5 +48,10 @@ def study(
         task.rescore()
     else:
         task.run()
-    console.print(Markdown((directory / TABLE_FILE).read_text()))
+    table = (directory / TABLE_FILE).read_text()
+    # Rendered into less room, cells are cut off and nothing can be read.
+    if console.width >= max(len(line) for line in table.splitlines() if line.startswith("|")):
+        console.print(Markdown(table))
+    else:
+        typer.echo(table)
     typer.echo(f"results: {directory}")

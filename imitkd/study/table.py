@@ -32,6 +32,13 @@ _COLUMNS: Sequence[tuple[str, Callable[[Row], str]]] = (
 )
 
 
+def _aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table whose columns stand below each other, rendered or not."""
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    cells = [heads, ["-" * width for width in widths], *rows]
+    return ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in cells]
+
+
 def markdown(results: dict[str, Any]) -> str:
     """One table for each test split, means over seeds; then what the numbers rest on."""
     metric = results["metric"]
@@ -43,9 +50,9 @@ def markdown(results: dict[str, Any]) -> str:
     for test, sentences in results["tests"].items():
         rows = [row for row in results["means"] if row["test"] == test]
         lines += [f"## {test}, {sentences:,} sentences", ""]
-        lines += ["| " + " | ".join(name for name, _ in columns) + " |"]
-        lines += ["|" + "|".join("---" for _ in columns) + "|"]
-        lines += ["| " + " | ".join(cell(row) for _, cell in columns) + " |" for row in rows]
+        lines += _aligned(
+            [name for name, _ in columns], [[c(row) for _, c in columns] for row in rows]
+        )
         lines += [""]
     bootstrap = results["bootstrap"]
     lines += [
