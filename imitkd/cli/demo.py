@@ -17,7 +17,7 @@ def demo(
         typer.Argument(metavar="[key=value]...", help="For the training, as in `imitkd train`."),
     ] = None,
     output: Annotated[
-        Path, typer.Option(help="Run directory; an earlier demo there is replaced.")
+        Path, typer.Option(help="Run directory; an earlier demo there is gone on with, or shown.")
     ] = Path("runs/demo"),
     data: Annotated[Path, typer.Option(help="Where corpora are prepared.")] = Path("data"),
     corpus_source: Annotated[
@@ -31,6 +31,9 @@ def demo(
             "(teacher.token_file=...). Default: start one.",
         ),
     ] = None,
+    sentences: Annotated[
+        int | None, typer.Option(min=1, help="Compare on the first so many test sentences only.")
+    ] = None,
 ) -> None:
     """Prepare a corpus, serve the shipped teacher, distil it into a student, compare both.
 
@@ -38,4 +41,4 @@ def demo(
     """
     from imitkd.demo import Demo
 
-    Demo(output, data, overrides or [], corpus_source, served).run()
+    Demo(output, data, overrides or [], corpus_source, served, sentences).run()

@@ -14,7 +14,9 @@ import pytest
 
 from imitkd import demo
 from imitkd.demo import Demo
+from imitkd.demo_directory import claimed
 from seq2seq.errors import UserError
+from student_trainer.run_lock import held
 
 TEST_ROWS = 20
 TRAINING = {
@@ -66,15 +68,19 @@ class Commands:
         if arguments[0] == "data":
             corpus = Path(arguments[arguments.index("--out") + 1])
             corpus.mkdir(parents=True, exist_ok=True)
-            rows = [{"source": f"s {i}", "references": [f"r {i}"]} for i in range(TEST_ROWS)]
-            (corpus / "test.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+            pairs = [{"source": f"s {i}", "references": [f"r {i}"]} for i in range(TEST_ROWS)]
+            (corpus / "test.jsonl").write_text("".join(json.dumps(r) + "\n" for r in pairs))
         if arguments[0] == "train":
             output = Path(arguments[arguments.index("--output") + 1])
             (output / "summary.json").write_text(json.dumps(TRAINING))
         if arguments[0] == "evaluate":
             file = Path(arguments[arguments.index("--json") + 1])
             file.parent.mkdir(exist_ok=True)
-            file.write_text(json.dumps(evaluation(file.stem)))
+            found = evaluation(file.stem)
+            if "--sentences" in arguments:
+                found["sentences"] = rows = int(arguments[arguments.index("--sentences") + 1])
+                found["translations"] = found["translations"][:rows]
+            file.write_text(json.dumps(found))
         return subprocess.CompletedProcess(command, 0)
 
     @contextmanager
@@ -126,6 +132,16 @@ def test_with_a_teacher_that_serves_already_none_is_started(commands: Commands) 
     assert " teacher.address=teacher:50051 teacher.token_file=token " in training
     assert not [x for x in commands.lines if x.startswith("teacher") or x == "SIGTERM"]
     assert [x.split()[0] for x in commands.lines] == ["data", "train", *["evaluate"] * 5]
+
+
+def test_a_comparison_on_fewer_sentences(commands: Commands) -> None:
+    summary = Demo(Path("out"), Path("data"), [], sentences=5).run()
+    compared = [line for line in commands.lines if line.startswith("evaluate")]
+    assert len(compared) == 5 and all(" --sentences 5 --json" in line for line in compared)
+    assert summary["test_sentences"] == 5
+    assert [x["source"] for x in summary["examples"]] == [f"s {i}" for i in range(5)]
+    with pytest.raises(UserError, match=r"other settings \(--sentences 5\)"):
+        Demo(Path("out"), Path("data"), []).run()
 
 
 def test_the_summary(commands: Commands) -> None:
@@ -182,11 +198,68 @@ def test_what_is_shown(commands: Commands, capsys: pytest.CaptureFixture[str]) -
         assert path in flat
 
 
-def test_an_earlier_demo_is_replaced(commands: Commands) -> None:
-    Demo(Path("out"), Path("data"), []).run()
-    Path("out/leftover").touch()
-    Demo(Path("out"), Path("data"), []).run()
-    assert not Path("out/leftover").exists()
+def results() -> dict[str, bytes]:
+    """All files of the demo."""
+    return {str(p): p.read_bytes() for p in Path("out").rglob("*") if p.is_file()}
+
+
+def test_a_finished_demo_is_shown_again_and_nothing_of_it_changes(
+    commands: Commands, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = Demo(Path("out"), Path("data"), ["seed=2"]).run()
+    before, shown = results(), capsys.readouterr().out
+    commands.lines.clear()
+    assert Demo(Path("out"), Path("data"), ["seed=2"]).run() == first
+    assert [line.split()[0] for line in commands.lines] == ["data"]
+    assert results() == before
+    again = capsys.readouterr().out
+    assert "out is trained already; remove it to begin anew" in again
+    assert again[again.index("student:") :] == shown[shown.index("student:") :]
+
+
+def test_a_demo_with_other_settings_is_refused_and_stays(commands: Commands) -> None:
+    Demo(Path("out"), Path("data"), ["seed=2"]).run()
+    before = results()
+    for other in ([], ["seed=3"], ["seed=2", "workers=4"]):
+        with pytest.raises(UserError, match=r"other settings \(seed=2\).*remove out"):
+            Demo(Path("out"), Path("data"), other).run()
+    assert results() == before
+
+
+def test_a_demo_that_was_interrupted_goes_on(commands: Commands) -> None:
+    interrupted("seed=2")
+    Path("out/checkpoints/step-00000100").mkdir(parents=True)
+    Demo(Path("out"), Path("data"), ["seed=2"]).run()
+    (training,) = [line for line in commands.lines if line.startswith("train")]
+    assert training.endswith(" seed=2 --output out --resume")
+    assert Path("out/config.yaml").exists()
+
+
+def test_a_demo_that_left_no_checkpoint_begins_anew(commands: Commands) -> None:
+    interrupted("seed=2")
+    Path("out/tokens").mkdir()
+    Demo(Path("out"), Path("data"), ["seed=3"]).run()
+    (training,) = [line for line in commands.lines if line.startswith("train")]
+    assert training.endswith(" seed=3 --output out")
+    assert not Path("out/config.yaml").exists() and not Path("out/tokens").exists()
+
+
+def interrupted(*settings: str) -> None:
+    """A demo whose training began, and whose process is gone."""
+    with claimed(Path("out"), settings):
+        Path("out/config.yaml").write_text("x: 1")
+
+
+@pytest.mark.parametrize("by", ["a demo", "its training"])
+def test_a_demo_at_work_is_left_alone(commands: Commands, by: str) -> None:
+    """Also where only its training lives on, as when the demo's own process was killed."""
+    interrupted()
+    with claimed(Path("out"), []) if by == "a demo" else held(Path("out")):
+        before = results()
+        with pytest.raises(UserError, match=r"a demo is at work in out.*choose another --output"):
+            Demo(Path("out"), Path("data"), []).run()
+        assert results() == before
+    assert Demo(Path("out"), Path("data"), []).run()["batches"] == 500
 
 
 @pytest.mark.parametrize("name", ["thesis.tex", "config.yaml"])
