@@ -204,6 +204,7 @@ class RunConfig(Section):
         workers: rollout actors; what is trained does not depend on their number.
         workers_at_start: begin when so many are ready, and let the rest join while the run is on,
             as the Ray cluster gets room for them; unset: wait for all.
+        room_timeout_s: how long a Ray cluster may be too small for those without growing.
         precision: of the learner's products, ``fp32`` or ``bf16``; for GPUs, on a CPU of this size
             bf16 is the slower one.
         worker_threads, learner_threads: pinned, since results depend on them.
@@ -222,6 +223,7 @@ class RunConfig(Section):
     deterministic: bool = False
     workers: int = Field(1, ge=1)
     workers_at_start: int | None = Field(None, ge=1)
+    room_timeout_s: float = Field(600.0, gt=0)
     worker_threads: int = Field(1, ge=1)
     learner_threads: int = Field(1, ge=1)
     learner_processes: int = Field(1, ge=1)

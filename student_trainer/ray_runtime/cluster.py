@@ -118,12 +118,14 @@ class Home:
         node: as Ray names it.
         cpus, gpus: that it offers to the cluster.
         resource: of which it alone has one.
+        joined: whether nodes may join, as the cluster is not one that this process started.
     """
 
     node: str
     cpus: float
     gpus: float
     resource: str = ""
+    joined: bool = False
 
 
 def home() -> Home:
@@ -133,7 +135,8 @@ def home() -> Home:
         (n["Resources"] for n in ray.nodes() if n["NodeID"] == node), {}
     )
     named = (k for k in offered if k.startswith("node:") and not k.startswith("node:__"))
-    return Home(node, offered.get("CPU", 0.0), offered.get("GPU", 0.0), next(named, ""))
+    cpus, gpus = (offered.get(kind, 0.0) for kind in ("CPU", "GPU"))
+    return Home(node, cpus, gpus, next(named, ""), is_joined())
 
 
 def resources() -> tuple[int, dict[str, float]]:

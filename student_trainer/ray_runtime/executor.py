@@ -28,6 +28,7 @@ from student_trainer.ray_runtime.followers import Followers
 from student_trainer.ray_runtime.inputs import offer_inputs
 from student_trainer.ray_runtime.outcomes import value_of
 from student_trainer.ray_runtime.pool import ShardHandle, WorkerPool
+from student_trainer.ray_runtime.room import Room
 from student_trainer.run_directory import RunDirectory
 from student_trainer.scaling import requested_workers
 from student_trainer.setup import prepare_vocabulary, student_bytes
@@ -72,7 +73,7 @@ class RayExecutor:
         machine that must be a shared one, and so must a score store, which workers read.
 
         Raises:
-            UserError: no cluster, a cluster too small, or what the actors' set-up raises.
+            UserError: no cluster, one that stays too small, or what the actors' set-up raises.
         """
         config, run = _absolute(config), run.absolute()
         vocabulary = prepare_vocabulary(config, run.path)
@@ -94,16 +95,19 @@ class RayExecutor:
 
     def _start(self, config: RunConfig, run: RunDirectory, vocabulary: Vocabulary) -> None:
         place = placement.plan(config, *cluster.resources(), cluster.home())
+        room = Room(place.demand, config.room_timeout_s)
         of_learner = config.model_copy(update={"device": place.learner_device})
         options = place.learner
         if config.learner_processes > 1:
-            self._followers = Followers(of_learner, vocabulary, place)
+            self._followers = Followers(of_learner, vocabulary, place, room)
             options = self._followers.leader_options
         self._learner = ray.remote(LearnerActor).options(**options).remote(of_learner, run)
         try:
             if place.learner["num_cpus"]:
                 # It has its CPUs before workers ask for any.
-                value_of(self._learner.ping.remote())
+                alive = self._learner.ping.remote()
+                room.until(alive)
+                value_of(alive)
             leading = self._followers.sent_to(self._learner) if self._followers else None
         except RayActorError as error:
             raise _learner_died(error) from error
@@ -117,7 +121,7 @@ class RayExecutor:
             at_start=config.workers_at_start,
             on_death=lambda shards: note_death(run, shards),
         )
-        self._pool.wait_ready()
+        self._pool.wait_ready(room.look)
         if self._followers is not None:
             self._followers.wait_ready()
         self._wait(preparing)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,9 @@ from student_trainer.follower import Follower
 from student_trainer.ray_runtime import cluster
 from student_trainer.ray_runtime.outcomes import value_of
 from student_trainer.ray_runtime.placement import Placement
+from student_trainer.ray_runtime.room import LOOK_S, Room
 
 _log = logging.getLogger(__name__)
-ROOM_S = 60.0
 
 
 class FollowerActor:
@@ -57,14 +58,16 @@ class Followers:
         leader_options: with which the leader is started, so that it takes its part of the room.
     """
 
-    def __init__(self, config: RunConfig, vocabulary: Vocabulary, place: Placement) -> None:
+    def __init__(
+        self, config: RunConfig, vocabulary: Vocabulary, place: Placement, room: Room
+    ) -> None:
         """Reserve room for all processes, and start these.
 
         Raises:
-            UserError: no nodes have the room free.
+            UserError: no nodes have had the room free for as long as may be waited for it.
         """
         self._size = config.learner_processes
-        self._room = _reserve(place.bundles)
+        self._room = _reserve(place.bundles, room)
         self.leader_options = place.learner | _within(self._room, 0)
         self._actors: list[Any] = [
             ray.remote(FollowerActor)
@@ -121,18 +124,25 @@ class Followers:
         self._directory.cleanup()
 
 
-def _reserve(bundles: list[dict[str, float]]) -> PlacementGroup | None:
+def _reserve(bundles: list[dict[str, float]], room: Room) -> PlacementGroup | None:
     """Room for all, on as few nodes as can be."""
     if not bundles:
         return None
-    room = placement_group(bundles, strategy="PACK")
-    if not room.wait(ROOM_S):
-        remove_placement_group(room)
-        raise UserError(
-            f"the Ray cluster had no room for the learner's {len(bundles)} processes for "
-            f"{ROOM_S:.0f} s ({bundles[-1]} each); lower learner_processes or add nodes"
-        )
-    return room
+    group = placement_group(bundles, strategy="PACK")
+    end = time.monotonic() + room.patience_s
+    try:
+        while not group.wait(LOOK_S):
+            room.look()
+            if time.monotonic() > end:
+                raise UserError(
+                    f"the Ray cluster had no room for the learner's {len(bundles)} processes for "
+                    f"{room.patience_s:.0f} s ({bundles[-1]} each); lower learner_processes or add "
+                    "nodes"
+                )
+    except BaseException:
+        remove_placement_group(group)
+        raise
+    return group
 
 
 def _within(room: PlacementGroup | None, rank: int) -> dict[str, Any]:

@@ -2,10 +2,13 @@
 
 On one machine actors reserve no CPU: their threads are pinned by the configuration and the
 operating system shares the cores, so several workers run on a laptop with two. On several nodes
-each reserves as many CPUs as it has threads, and Ray spreads the workers. The learner stays with
-the driver, since it writes the run directory; only a learner on a GPU goes where there is one. The
-driver's machine may offer fewer CPUs than the learner has threads, or none, to keep workers off.
-Where the learner is several processes, their room is taken all at once, on as few nodes as can be.
+each reserves as many CPUs as it has threads, and Ray spreads the workers. A single node that was
+joined stands for several where it offers no CPU, or where the run need not begin with all workers:
+actors that reserve nothing would all be there, and none on the nodes to come. The learner stays
+with the driver, since it writes the run directory; only a learner on a GPU goes where there is one.
+The driver's machine may offer fewer CPUs than the learner has threads, or none, to keep workers
+off. Where the learner is several processes, their room is taken all at once, on as few nodes as can
+be. What the cluster has no room for waits in Ray (``room``).
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from seq2seq.errors import UserError
 from student_trainer.config import RunConfig
 from student_trainer.ray_runtime.cluster import Home
+from student_trainer.ray_runtime.room import Demand
 from student_trainer.sizing import DEPTH
 
 
@@ -32,6 +36,7 @@ class Placement:
         follower: keyword arguments for the learner's other processes.
         bundles: what the learner's processes reserve together, the leader's first; empty where
             nothing needs reserving.
+        demand: what the run takes at its beginning; None where it reserves nothing.
     """
 
     worker: dict[str, Any]
@@ -39,6 +44,7 @@ class Placement:
     learner_device: str
     follower: dict[str, Any] = field(default_factory=dict)
     bundles: list[dict[str, float]] = field(default_factory=list)
+    demand: Demand | None = None
 
 
 def plan(
@@ -52,7 +58,7 @@ def plan(
         home: the driver's machine; None: unknown, the learner may run anywhere.
 
     Raises:
-        UserError: the cluster is too small; waiting for room would never end.
+        UserError: the cluster has too few GPUs.
     """
     on_gpu = config.device != "cpu"
     if on_gpu:
@@ -61,8 +67,8 @@ def plan(
     shared = {"max_restarts": 0, "max_task_retries": 0}
     worker: dict[str, Any] = shared | {"num_cpus": 0, "max_concurrency": DEPTH}
     learner: dict[str, Any] = shared | {"num_cpus": 0, "num_gpus": int(on_gpu)}
-    follower, bundles = dict(learner), []
-    if nodes > 1:
+    follower, bundles, demand = dict(learner), [], None
+    if nodes > 1 or _will_grow(config, home):
         learner |= {"num_cpus": config.learner_threads}
         if home is not None and (not on_gpu or home.gpus >= 1):
             stay = NodeAffinitySchedulingStrategy(home.node, soft=False)
@@ -72,8 +78,15 @@ def plan(
         follower |= {"num_cpus": config.learner_threads}
         if config.learner_processes > 1:
             bundles = _bundles(config, learner, follower, home)
-        _check_room(config, learner["num_cpus"], resources.get("CPU", 0))
-    return Placement(worker, learner, "cuda" if on_gpu else "cpu", follower, bundles)
+        demand = _demand(config, learner["num_cpus"])
+    return Placement(worker, learner, "cuda" if on_gpu else "cpu", follower, bundles, demand)
+
+
+def _will_grow(config: RunConfig, home: Home | None) -> bool:
+    """Whether the only node there is waits for others."""
+    if home is None:
+        return False
+    return home.cpus < 1 or (home.joined and config.workers_at_start is not None)
 
 
 def _bundles(
@@ -103,15 +116,12 @@ def _check_gpus(config: RunConfig, offered: float) -> None:
         )
 
 
-def _check_room(config: RunConfig, learner_cpus: int, offered: float) -> None:
-    """Whether the workers that the run begins with, and the learner, fit the cluster."""
-    count, others = config.workers_at_start or config.workers, config.learner_processes - 1
-    learner_cpus += others * config.learner_threads
-    needed = count * config.worker_threads + learner_cpus
-    lower = "workers, learner_processes" if others else "workers"
-    if needed > offered:
-        raise UserError(
-            f"{count} workers of {config.worker_threads} threads and a learner of {learner_cpus} "
-            f"need {needed} CPUs, the Ray cluster has {offered:.0f}; lower {lower} (or "
-            "workers_at_start, where more nodes will join) or add nodes"
-        )
+def _demand(config: RunConfig, learner_cpus: int) -> Demand:
+    """Of the workers that the run begins with, and the learner."""
+    others = config.learner_processes - 1
+    return Demand(
+        config.workers_at_start or config.workers,
+        config.worker_threads,
+        learner_cpus + others * config.learner_threads,
+        "workers, learner_processes" if others else "workers",
+    )

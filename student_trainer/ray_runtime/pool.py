@@ -29,6 +29,7 @@ from seq2seq.errors import UserError
 from student_trainer.ledger import Toll
 from student_trainer.ray_runtime.cluster import Ref, first_line
 from student_trainer.ray_runtime.outcomes import died, lost_with_node, machines_lost, value_of
+from student_trainer.ray_runtime.room import LOOK_S
 from student_trainer.sizing import DEPTH
 from student_trainer.types import ScoredShard, ShardTask, WorkerReady
 
@@ -136,14 +137,18 @@ class WorkerPool:
         worst = KILLS_ALLOWED - 1
         self._suspects = {shard: min(kills, worst) for shard, kills in toll.deaths.items()}
 
-    def wait_ready(self) -> None:
+    def wait_ready(self, waiting: Callable[[int], None] = lambda ready: None) -> None:
         """Return when the workers wanted at the start are ready for shards.
 
+        Args:
+            waiting: told how many are ready, now and then while it waits.
+
         Raises:
-            Exception: what ``prepare`` raised.
+            Exception: what ``prepare`` or ``waiting`` raised.
         """
-        while sum(w.preparing is None for w in self._workers) < self._at_start:
-            self._turn()
+        while (ready := sum(w.preparing is None for w in self._workers)) < self._at_start:
+            waiting(ready)
+            self._turn(timeout_s=LOOK_S)
 
     def wait_for(self, handles: Sequence[ShardHandle]) -> None:
         """Return when these shards are written and scored.
@@ -216,12 +221,12 @@ class WorkerPool:
             handle.host = worker.ready.host if worker.ready is not None else ""
             worker.shards.append(handle)
 
-    def _turn(self, ref: Ref | None = None) -> bool:
+    def _turn(self, ref: Ref | None = None, timeout_s: float | None = None) -> bool:
         """Wait for whatever comes first and deal with all that is there; whether ``ref`` is."""
         watched = [w.preparing for w in self._workers if w.preparing is not None]
         watched += [h.receipt for w in self._workers for h in w.shards if h.receipt is not None]
         refs = [ref, *watched] if ref is not None else watched
-        ray.wait(refs, num_returns=1)
+        ray.wait(refs, num_returns=1, timeout=timeout_s)
         found, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
         ready = set(found)
         for worker in list(self._workers):

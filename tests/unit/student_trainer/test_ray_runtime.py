@@ -14,6 +14,7 @@ from student_trainer.ray_runtime import actors, cluster
 from student_trainer.ray_runtime.cluster import Home
 from student_trainer.ray_runtime.executor import _absolute
 from student_trainer.ray_runtime.placement import plan
+from student_trainer.ray_runtime.room import Demand
 
 # A node as Ray names it.
 HERE = "ab" * 28
@@ -28,6 +29,31 @@ def test_on_one_machine_nothing_is_reserved(config_of):
     found = plan(config_of(workers=16, worker_threads=4), 1, {"CPU": 2.0})
     assert found.worker["num_cpus"] == found.learner["num_cpus"] == 0
     assert found.learner["num_gpus"] == 0 and found.learner_device == "cpu"
+    assert found.demand is None and "scheduling_strategy" not in found.worker
+
+
+@pytest.mark.parametrize(
+    ("cpus", "joined", "at_start", "reserves"),
+    [
+        (0.0, True, None, True),  # a head that keeps actors off: nodes will join
+        (0.0, True, 1, True),
+        (4.0, True, 1, True),  # who need not begin with all workers waits for nodes
+        (4.0, True, None, False),
+        (1.0, False, None, False),  # a laptop, whatever is asked for
+        (1.0, False, 1, False),
+    ],
+)
+def test_a_single_node_may_be_the_first_of_several(config_of, cpus, joined, at_start, reserves):
+    config = config_of(workers=8, workers_at_start=at_start, worker_threads=2, learner_threads=2)
+    found = plan(config, 1, {"CPU": cpus}, Home(HERE, cpus, 0.0, "node:here", joined))
+    if not reserves:
+        assert found.worker["num_cpus"] == found.learner["num_cpus"] == 0
+        assert found.demand is None and "scheduling_strategy" not in found.worker
+        return
+    assert (found.worker["num_cpus"], found.worker["scheduling_strategy"]) == (2, "SPREAD")
+    assert found.learner["scheduling_strategy"].node_id == HERE
+    assert found.learner["num_cpus"] == min(2, cpus)
+    assert found.demand == Demand(at_start or 8, 2, min(2, int(cpus)))
 
 
 def test_on_several_machines_threads_are_reserved_and_workers_spread(config_of):
@@ -35,8 +61,9 @@ def test_on_several_machines_threads_are_reserved_and_workers_spread(config_of):
     found = plan(config, 2, {"CPU": 10.0})
     assert (found.worker["num_cpus"], found.learner["num_cpus"]) == (2, 4)
     assert found.worker["scheduling_strategy"] == "SPREAD"
-    with pytest.raises(UserError, match="need 10 CPUs, the Ray cluster has 9; lower workers"):
-        plan(config, 2, {"CPU": 9.0})
+    assert found.demand == Demand(workers=3, worker_threads=2, learner_cpus=4)
+    assert found.demand.lacks(10.0) == ""
+    assert found.demand.lacks(9.0).endswith("need 10 CPUs, the Ray cluster has 9")
 
 
 @pytest.mark.parametrize(("offered", "reserved"), [(8.0, 4), (1.0, 1), (0.0, 0)])
@@ -61,8 +88,9 @@ def test_a_learner_on_a_gpu_goes_where_one_is(config_of):
 def test_only_the_workers_of_the_start_must_fit(config_of):
     config = config_of(workers=100, workers_at_start=2)
     assert plan(config, 3, {"CPU": 2.0}, Home(HERE, 0.0, 0.0)).worker["num_cpus"] == 1
-    with pytest.raises(UserError, match=r"2 workers .* 2 CPUs, the Ray cluster has 1; .*at_start"):
-        plan(config, 3, {"CPU": 1.0}, Home(HERE, 0.0, 0.0))
+    small = plan(config, 3, {"CPU": 1.0}, Home(HERE, 0.0, 0.0)).demand
+    assert small is not None and small.lacks(1.0).startswith("2 workers of 1 threads")
+    assert "workers_at_start" in small.remedy
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:3"])
@@ -100,10 +128,8 @@ def test_processes_of_a_learner_take_their_room_together_the_leader_at_home(conf
     assert nothing.bundles == [{"node:10.0.0.1": 0.001}, {"CPU": 1}]
     elsewhere = plan(config, 3, resources | {"CPU": 14.0}, Home(HERE, 0.0, 0.0, "node:10.0.0.1"))
     assert elsewhere.bundles == [other] * 3
-    with pytest.raises(
-        UserError, match=r"a learner of 9 need 11 CPUs, .* lower workers, learner_p"
-    ):
-        plan(config, 3, resources | {"CPU": 10.0}, Home(HERE, 1.0, 1.0, "node:10.0.0.1"))
+    assert found.demand == Demand(2, 1, 9, "workers, learner_processes")
+    assert "a learner of 9 need 11 CPUs" in found.demand.lacks(10.0)
     assert plan(config_of(), 3, resources, Home(HERE, 1.0, 0.0, "node:10.0.0.1")).bundles == []
 
 

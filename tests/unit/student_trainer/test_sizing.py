@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 
@@ -55,9 +56,72 @@ def test_a_run_that_asks_no_teacher_needs_none():
     assert need(Stages(1.0, 0.0, 1.0), SHAPE).fleet.replicas == 0
 
 
+def test_what_does_not_shrink_bounds_several_learners_and_not_one():
+    stages = Stages(8.0, 2.0, 0.8, step_s=0.1, share_s=0.1)
+    assert [stages.learn_by(k) for k in (1, 2, 4)] == pytest.approx([0.8, 0.5, 0.3])
+    found = bounds(stages, Fleet(64, 64, learners=4), SHAPE)
+    assert found["learners"] == pytest.approx(2.5)
+    assert full_rate(stages) == pytest.approx(1 / 0.9)
+    # Two batches a second: of half a second 0.2 s are fixed, and 0.3 s are left for 0.8 s of work.
+    assert need(stages, SHAPE, rate=2.0).fleet.learners == 3
+    assert need(stages, SHAPE).fleet.learners == 1
+
+
 def test_hand_over_alone_may_take_too_long():
     with pytest.raises(ValueError, match="make batches larger"):
         need(Stages(1.0, 1.0, 0.1, step_s=0.1), SHAPE, rate=10.0)
+
+
+def test_learners_that_would_mostly_wait_for_each_other_are_no_plan():
+    stages = Stages(1.0, 1.0, 0.07, step_s=0.007, shard_s=0.0)
+    assert need(stages, SHAPE, rate=71.0).fleet.learners == 10
+    with pytest.raises(ValueError, match=r"142 batches/s .* 10 of them make 71.4, .* larger"):
+        need(stages, SHAPE, rate=142.0)
+
+
+def test_a_learner_has_one_sentence_of_a_batch_at_least():
+    stages = Stages(1.0, 1.0, 0.07, step_s=0.007)
+    with pytest.raises(ValueError, match=r"4 of them make 40.8, "):
+        need(stages, SHAPE, rate=50.0, sentences=4)
+
+
+def test_a_rate_that_the_driver_cannot_hand_out_takes_fewer_shards_or_is_refused():
+    stages = Stages(0.01, 0.01, 0.001, step_s=0.001, shard_s=0.003)
+    eight = Shape(shards=8, pool=4, lag=4)
+    assert bounds(stages, Fleet(1, 1), eight)["driver"] == pytest.approx(1 / 0.024)
+    found = need(stages, eight, rate=100.0)
+    # At four fifths of its time it hands out 267 shards a second.
+    assert found.shards == 2
+    assert bounds(stages, found.fleet, Shape(2, 4, found.lag))["driver"] > 100.0
+    with pytest.raises(ValueError, match=r"300 batches/s .* 267 shards a second; make .* larger"):
+        need(stages, eight, rate=300.0)
+
+
+def test_a_step_that_costs_nothing_is_still_handed_out():
+    with pytest.raises(ValueError, match="333 batches/s are more than the driver hands out"):
+        need(Stages(1.0, 1.0, 0.0), SHAPE)
+
+
+def test_every_plan_makes_its_rate_or_there_is_none():
+    draw = random.Random(3)
+    refused = 0
+    for _ in range(2000):
+        stages = Stages(
+            *(10 ** draw.uniform(-3, 1) for _ in range(3)),
+            *(10 ** draw.uniform(-4, -2) for _ in range(3)),
+        )
+        shape = Shape(draw.randint(1, 64), draw.randint(1, 8), draw.randint(0, 8))
+        rate, sentences = 10 ** draw.uniform(-1, 3), draw.randint(64, 512)
+        try:
+            found = need(stages, shape, rate, sentences)
+        except ValueError:
+            refused += 1
+            continue
+        assert 1 <= found.fleet.learners <= sentences and 1 <= found.shards <= sentences
+        planned = Shape(found.shards, shape.pool, found.lag)
+        allowed = bounds(stages, found.fleet, planned)
+        assert min(allowed.values()) >= rate * (1 - 1e-6), (stages, shape, rate, found, allowed)
+    assert 200 < refused < 1800
 
 
 def test_a_worker_holds_as_many_shards_as_the_pool_gives_it():
