@@ -16,8 +16,10 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from benchmarks.shared_cores import SharedCores
 from student_trainer.mixing import version_for
 from student_trainer.sizing import DEPTH, Fleet, Shape, Stages
 
@@ -31,6 +33,8 @@ class Plan:
         answer_s: of a question beside the model's time: the wire, and the service around it.
         together: shards that a replica computes as one batch, at most.
         spread: standard deviation of the logarithm of times to write and to score.
+        cores: that writing, scoring and learning share, a thread for each worker, replica and
+            learner; infinite: each has its own. What passes between them takes none.
     """
 
     stages: Stages
@@ -39,6 +43,7 @@ class Plan:
     answer_s: float = 0.0
     together: int = 8
     spread: float = 0.0
+    cores: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,8 @@ class Outcome:
 
     Attributes:
         rate: batches a second after the first quarter.
-        generate, score, learn: share of the time in which each was busy.
+        generate, score, learn: share of the time in which each was busy, or would have been with
+            cores of its own.
         under_way: batches submitted and not learnt, on average at the end of a step.
     """
 
@@ -87,6 +93,7 @@ class Simulation:
         self._now = 0.0
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._tickets = itertools.count()
+        self._cores = SharedCores(plan.cores)
         replicas = plan.fleet.replicas
         self._replicas = [_Replica() for _ in range(replicas)]
         self._workers = [
@@ -112,8 +119,12 @@ class Simulation:
         """To the last step."""
         self._submit()
         while self._done < self._steps:
-            self._now, _, act, arguments = heapq.heappop(self._events)
-            act(*arguments)
+            if self._events and self._events[0][0] <= self._cores.next_end():
+                self._now, _, act, arguments = heapq.heappop(self._events)
+                act(*arguments)
+            else:
+                self._now = self._cores.next_end()
+                self._cores.end_next()()
         first = len(self._ends) // 4
         fleet, wall = self._plan.fleet, self._now
         return Outcome(
@@ -126,6 +137,13 @@ class Simulation:
 
     def _after(self, seconds: float, act: Callable[..., None], *arguments: Any) -> None:
         heapq.heappush(self._events, (self._now + seconds, next(self._tickets), act, arguments))
+
+    def _compute_for(self, seconds: float, act: Callable[[], None], threads: int = 1) -> None:
+        """``act`` follows after so much work."""
+        if math.isinf(self._plan.cores):
+            self._after(seconds, act)
+        else:
+            self._cores.begin(self._now, seconds, threads, act)
 
     def _time(self, seconds: float) -> float:
         """A draw around a mean."""
@@ -182,7 +200,7 @@ class Simulation:
         worker.writing = True
         seconds = self._time(self._plan.stages.generate_s / self._plan.shape.shards)
         self._busy["generate"] += seconds
-        self._after(seconds, self._written, worker, worker.to_write.popleft())
+        self._compute_for(seconds, partial(self._written, worker, worker.to_write.popleft()))
 
     def _written(self, worker: _Worker, batch: int) -> None:
         worker.writing = False
@@ -200,9 +218,9 @@ class Simulation:
 
     def _arrives(self, replica: _Replica, worker: _Worker, batch: int) -> None:
         replica.waiting.append((worker, batch))
-        self._compute(replica)
+        self._score(replica)
 
-    def _compute(self, replica: _Replica) -> None:
+    def _score(self, replica: _Replica) -> None:
         if replica.busy or not replica.waiting:
             return
         replica.busy = True
@@ -211,14 +229,14 @@ class Simulation:
         one = self._plan.stages.score_s / self._plan.shape.shards
         seconds = sum(self._time(one) for _ in taken)
         self._busy["score"] += seconds
-        self._after(seconds, self._computed, replica, taken)
+        self._compute_for(seconds, partial(self._computed, replica, taken))
 
     def _computed(self, replica: _Replica, taken: list[tuple[_Worker, int]]) -> None:
         replica.busy = False
         place = self._replicas.index(replica)
         for worker, batch in taken:
             self._after(self._plan.answer_s / 2, self._answered, worker, batch, place)
-        self._compute(replica)
+        self._score(replica)
 
     def _answered(self, worker: _Worker, batch: int, place: int) -> None:
         worker.outstanding[place] -= 1
@@ -236,9 +254,13 @@ class Simulation:
         if self._learning or self._left.get(self._done, 1):
             return
         self._learning = True
-        seconds = self._plan.stages.learn_s / self._plan.fleet.learners
+        learners = self._plan.fleet.learners
+        seconds = self._plan.stages.learn_by(learners)
         self._busy["learn"] += seconds
-        self._after(seconds + self._plan.stages.step_s, self._learnt)
+        self._compute_for(seconds, self._stepped, learners)
+
+    def _stepped(self) -> None:
+        self._after(self._plan.stages.step_s, self._learnt)
 
     def _learnt(self) -> None:
         self._learning = False

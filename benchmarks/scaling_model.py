@@ -6,6 +6,9 @@ over one or two replicas of the real teacher service whose model sleeps; the sim
 the next, of a question beside the model's time, of the driver for a shard) is measured in runs of
 its own, not in those compared.
 
+``scaling_real``, which this calls at its end, compares with runs whose stages are real and whose
+times the doctor measured.
+
 - ``worst_error``: the largest |foretold / measured - 1| of the rates of all runs;
 - ``mean_error``: their mean;
 - ``arithmetic_worst_error``: the same of the least of the bounds of ``student_trainer/sizing.py``;
@@ -23,6 +26,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks import scaling_real
 from benchmarks import sleeping_stages as sleeping
 from benchmarks.form import Figure, Result, run
 from benchmarks.pipeline_simulation import Plan, simulate
@@ -68,7 +72,7 @@ def _cases() -> list[Case]:
 
 def measure(quick: bool) -> Result:
     """Calibrate, run and foretell every case, and size fleets that no machine here can run."""
-    cases, steps = (_cases()[::3], 16) if quick else (_cases(), 32)
+    cases, steps = (_cases()[::4], 12) if quick else (_cases(), 32)
     with tempfile.TemporaryDirectory() as folder:
         connection = cluster.connect(256 << 20, cpus=2)
         try:
@@ -82,14 +86,16 @@ def measure(quick: bool) -> Result:
     sized = [_sized(workers, between) for workers in (1, 8, 64, 512, 4096)]
     errors = [abs(row["simulated_over_measured"] - 1) for row in rows]
     plain = [abs(row["arithmetic_over_measured"] - 1) for row in rows]
+    real = scaling_real.measure(quick)
     return Result(
         {
             "worst_error": Figure(max(errors), "share", "<= 0.1"),
             "mean_error": Figure(statistics.mean(errors), "share"),
             "arithmetic_worst_error": Figure(max(plain), "share"),
             "needed_rate_worst": Figure(min(s["simulated_over_asked"] for s in sized), "ratio"),
-        },
-        {"between": between, "runs": rows, "sized": sized},
+        }
+        | real.figures,
+        {"between": between, "runs": rows, "sized": sized} | real.detail,
     )
 
 

@@ -83,10 +83,14 @@ def ray(it: Examination) -> list[Finding]:
     joined = cluster.connect()
     try:
         nodes, resources = cluster.resources()
-        placement.plan(config, nodes, resources, cluster.home())
+        demand = placement.plan(config, nodes, resources, cluster.home()).demand
     finally:
         joined.close()
     where = os.environ.get("RAY_ADDRESS", "a local one")
+    lacking = demand.lacks(resources.get("CPU", 0)) if demand is not None else ""
+    if demand is not None and lacking:
+        waits = f"the run waits {config.room_timeout_s:.0f} s for more (room_timeout_s)"
+        return [warning(f"{lacking}; {waits}", demand.remedy)]
     shown = f"{resources.get('CPU', 0):.0f} CPUs, {resources.get('GPU', 0):.0f} GPUs"
     return [
         ok(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from imitkd.doctor.examination import Examination
 from imitkd.doctor.findings import Finding, ok, warning
 from student_trainer.config import RunConfig
-from student_trainer.sizing import Fleet, Need, Shape, bounds, need
+from student_trainer.sizing import Fleet, Shape, bounds, full_rate, need
 
 _PARTS = {
     "workers": "generation",
@@ -24,14 +26,18 @@ def sizing(it: Examination) -> list[Finding]:
     if it.target_rate is not None:
         rate = it.target_rate / batch
     shape = shape_of(config)
+    asked = rate or full_rate(it.stages)
+    told = f"{asked * batch:.3g} sentences/s ({_what(it)})"
     try:
-        wanted = need(it.stages, shape, rate)
+        wanted = need(it.stages, shape, rate, batch)
     except ValueError as fault:
-        return [warning(f"{it.target_rate:g} sentences/s: {fault}", "raise batch.sentences")]
-    told = f"{wanted.rate * batch:.3g} sentences/s ({_what(it, wanted)})"
+        return [warning(f"{told}: {fault}", "raise batch.sentences or batch.tokens")]
+    learners = _count(wanted.fleet.learners, "learner")
+    if wanted.fleet.learners > 1:
+        learners += " (at least: the sum of their gradients is not counted)"
     finding = ok(
         f"for {told}: workers={wanted.fleet.workers}, {_count(wanted.fleet.replicas, 'replica')} "
-        f"of the teacher, {_count(wanted.fleet.learners, 'learner')}, "
+        f"of the teacher, {learners}, "
         f"batch.shards={wanted.shards}, rollout.lag={wanted.lag} or more",
         sentences_per_s=wanted.rate * batch,
         workers=wanted.fleet.workers,
@@ -39,6 +45,8 @@ def sizing(it: Examination) -> list[Finding]:
         learners=wanted.fleet.learners,
         shards=wanted.shards,
         lag=wanted.lag,
+        sentences_a_batch=batch,
+        **asdict(it.stages),
     )
     # In one process stages take turns: there is nothing to be compared.
     return [finding] if config.runtime == "inline" else [finding, _as_configured(it, shape)]
@@ -65,7 +73,7 @@ def _as_configured(it: Examination, shape: Shape) -> Finding:
     )
 
 
-def _what(it: Examination, wanted: Need) -> str:
+def _what(it: Examination) -> str:
     return "as asked for" if it.target_rate is not None else "one learner at full use"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -36,6 +37,39 @@ AHEAD = Shape(4, 4, 4)
 )
 def test_rates_that_can_be_worked_out(stages, fleet, shape, rate):
     assert simulate(Plan(stages, fleet, shape), 240).rate == pytest.approx(rate, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("fleet", "cores", "rate"),
+    [
+        # A batch is 1 + 1 + 1 s of work.
+        (Fleet(1, 1), 3, 1.0),
+        (Fleet(1, 1), 2, 2 / 3),
+        (Fleet(1, 1), 1, 1 / 3),
+        # Two learners do a step's work of one in half of the time, on a core each.
+        (Fleet(2, 2, learners=2), 2, 2 / 3),
+        (Fleet(2, 2, learners=2), 6, 2.0),
+    ],
+)
+def test_stages_on_too_few_cores_take_their_work_from_each_other(fleet, cores, rate):
+    plan = Plan(Stages(1.0, 1.0, 1.0, **FREE), fleet, AHEAD, cores=cores)
+    assert simulate(plan, 240).rate == pytest.approx(rate, rel=0.03)
+
+
+@pytest.mark.parametrize("many", [2, 4])
+def test_more_workers_are_no_more_cores(many):
+    # They run ahead together, as far as they may, then leave the learner alone with one core.
+    rate = simulate(
+        Plan(Stages(1.0, 1.0, 1.0, **FREE), Fleet(many, many), AHEAD, cores=2), 240
+    ).rate
+    assert 0.8 * 2 / 3 < rate < 0.97 * 2 / 3
+
+
+def test_cores_enough_are_as_good_as_any_number():
+    plan = Plan(Stages(1.0, 0.5, 0.3, 0.01, 0.002), Fleet(3, 2, 2), AHEAD, 0.01, spread=0.3)
+    free = simulate(plan, 60, seed=5)
+    shared = simulate(replace(plan, cores=7), 60, seed=5)
+    assert shared.rate == pytest.approx(free.rate) and shared.score == pytest.approx(free.score)
 
 
 def test_busy_shares_are_those_of_the_bound_stage():

@@ -205,7 +205,7 @@ def test_ray_has_room_or_not(run, monkeypatch):
     severity, message = one(run("ray", runtime="ray", workers=2)["ray"])
     assert severity == "ok" and "2 nodes, 3 CPUs, 0 GPUs" in message
     severity, message = one(run("ray", runtime="ray", workers=3)["ray"])
-    assert severity == "error" and "need 4 CPUs, the Ray cluster has 3" in message
+    assert severity == "warning" and "need 4 CPUs, the Ray cluster has 3; the run w" in message
     severity, message = one(run("ray", runtime="ray", device="cuda")["ray"])
     assert severity == "error" and "no GPU" in message
     assert closed == [True, True, True]
@@ -331,13 +331,22 @@ def test_numbers_for_a_rate_and_what_bounds_the_run_as_it_is(run):
         changes = {"runtime": "ray", "workers": 3, "rollout": {"pool": 4, "lag": 4}}
         numbers, now = run(*PROBE, "sizing", rate=4 * fixed.sentences, **changes)["sizing"]
         (impossible,) = run(*PROBE, "sizing", rate=1e6, **changes)["sizing"]
+        patch.setattr(duration, "_steps", lambda it: [replace(fixed, learn_s=0.0)])
+        (undriven,) = run(*PROBE, "sizing", **changes)["sizing"]
     # Four batches a second: 36 s of writing and 8 s of scoring at four fifths, two steps at once.
     facts = [numbers.facts[name] for name in ("workers", "replicas", "learners")]
     assert facts == [45, 10, 3]
     assert "as asked for" in numbers.message
     assert now.facts["bound"] == "workers"
     assert now.facts["sentences_per_s"] == pytest.approx(fixed.sentences / 3)
-    assert impossible.severity == "warning" and "make batches larger" in impossible.message
+    times = [numbers.facts[name] for name in ("generate_s", "score_s", "learn_s")]
+    assert times == [9.0, 2.0, 0.5] and numbers.facts["sentences_a_batch"] == 8
+    for finding, begins in (
+        (impossible, "1e+06 sentences/s (as asked for): 1.25e+05 batches/s "),
+        (undriven, "2.67e+03 sentences/s (one learner at full use): 333 batches/s "),
+    ):
+        assert finding.severity == "warning" and finding.message.startswith(begins)
+        assert finding.message.endswith("make batches larger") and "\n" not in finding.message
 
 
 def test_a_gpu_that_only_the_cluster_has(run):
