@@ -30,8 +30,8 @@ test: setup
 	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist loadfile --no-loadscope-reorder \
 		--max-worker-restart 0 $(PYTEST_ARGS)
 
-# On a real Docker engine with Compose, about ten minutes; skipped where there is none. One story, so
-# what comes after a failure would say nothing.
+# On a real Docker engine with Compose; skipped where there is none. Some ten minutes on two quiet cores,
+# longer on busy ones. One story, so what comes after a failure would say nothing.
 test-compose: setup
 	$(BIN)/python -m pytest -x -rs --durations=5 tests/compose $(PYTEST_ARGS)
 

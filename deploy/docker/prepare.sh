@@ -1,7 +1,7 @@
 #!/bin/sh
 # What the services of docker-compose.yml must find before they begin: folders that their user may
 # write to, tokens, and a certificate for the teacher. What is there already stays; put your own
-# files in the same places before the first start to use those.
+# files in the same places before the first start to use those (see certificates.sh).
 #
 #   /secrets/authority/ca.pem              whom callers of the teacher trust
 #   /secrets/teacher/token, tls.pem, tls-key.pem
@@ -14,8 +14,6 @@ set -eu
 
 user=$IMITKD_UID group=$IMITKD_GID
 as_user="setpriv --reuid=$user --regid=$group --clear-groups --no-new-privs"
-days=365
-renew_s=604800
 
 for folder in /srv/imitkd/runs /srv/imitkd/data /secrets; do
     $as_user test -w "$folder" || chown "$user:$group" "$folder"
@@ -27,30 +25,10 @@ new_token() {
     test -s "$1" || openssl rand -hex 32 >"$1"
 }
 
-# An authority whose key is not kept, and the one certificate it signs.
-new_certificate() {
-    cd "$(mktemp -d)"
-    new_key="-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes"
-    openssl req -x509 $new_key -days $days -subj "/CN=imitkd compose" -keyout ca-key.pem -out ca.pem
-    openssl req $new_key -subj "/CN=teacher" -keyout tls-key.pem -out request.pem
-    echo "subjectAltName=DNS:teacher,DNS:localhost,IP:127.0.0.1" >names
-    openssl x509 -req -in request.pem -CA ca.pem -CAkey ca-key.pem -CAcreateserial -days $days \
-        -extfile names -out tls.pem
-    cp ca.pem /secrets/authority/
-    cp tls.pem tls-key.pem /secrets/teacher/
-}
-
-ours_and_ending() {
-    openssl x509 -in /secrets/authority/ca.pem -noout -subject | grep -q "imitkd compose" &&
-        ! openssl x509 -in /secrets/authority/ca.pem -noout -checkend $renew_s >/dev/null
-}
-
 new_token /secrets/teacher/token
 new_token /secrets/ray/token
 cp /secrets/teacher/token /secrets/client/token
-if ! test -s /secrets/authority/ca.pem || ours_and_ending; then
-    (new_certificate) 2>/tmp/openssl.log || { cat /tmp/openssl.log >&2; exit 1; }
-fi
+certificates /secrets
 chmod 755 /secrets/authority
 chmod 644 /secrets/authority/ca.pem
 chown -R "$user:$group" /secrets/authority /secrets/teacher /secrets/client /secrets/ray

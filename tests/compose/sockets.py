@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from tests.compose.stack import docker
 
-LISTENS = "0A"
+# States of sockets as the kernel writes them.
+LISTENS, UNCONNECTED = "0A", "07"
 # As the kernel writes 127.0.0.0/8, ::1 and 127.0.0.0/8 in IPv6.
 LOOPBACK = ("7F", "00000000000000000000000001000000", "0000000000000000FFFF0000")
 
@@ -23,9 +24,18 @@ class Socket:
 
 def listening(container: str) -> set[Socket]:
     """TCP sockets of a container that listen on more than its loopback."""
-    tables = docker("exec", container, "cat", "/proc/net/tcp", "/proc/net/tcp6")
+    return _open(container, "tcp", LISTENS)
+
+
+def listening_udp(container: str) -> set[Socket]:
+    """The same of UDP: sockets that take datagrams from anybody, not those with one peer."""
+    return _open(container, "udp", UNCONNECTED)
+
+
+def _open(container: str, protocol: str, state: str) -> set[Socket]:
+    tables = docker("exec", container, "cat", f"/proc/net/{protocol}", f"/proc/net/{protocol}6")
     rows = [line.split() for line in tables.splitlines() if ":" in line.split()[0]]
-    found = [(row[1].split(":"), int(row[7])) for row in rows if row[3] == LISTENS]
+    found = [(row[1].split(":"), int(row[7])) for row in rows if row[3] == state]
     return {Socket(int(port, 16), user) for (host, port), user in found if not is_loopback(host)}
 
 

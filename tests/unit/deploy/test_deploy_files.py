@@ -53,6 +53,40 @@ def test_ray_is_reached_from_the_inside_alone_and_asks_for_its_token():
         assert SERVICES[name]["environment"]["RAY_AUTH_MODE"] == "token"
 
 
+def test_what_is_published_has_no_way_out():
+    options = COMPOSE["networks"]["published"]["driver_opts"]
+    assert options["com.docker.network.bridge.enable_ip_masquerade"] == "false"
+    outside = {name for name, x in SERVICES.items() if "downloads" in x.get("networks", [])}
+    assert outside == {"trainer", "trainer-gpu"}
+
+
+@pytest.mark.parametrize("compose", [("docker-compose",), ("docker", "compose")], ids=" ".join)
+def test_each_compose_that_is_installed_takes_the_file(compose):
+    """1.29 and v2 read it differently; neither needs an engine for this."""
+    try:
+        found = subprocess.run([*compose, "version"], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        found = False
+    if not found:
+        pytest.skip("not installed")
+    everything = ["--profile", "gpu", "--profile", "observability"]
+    for profiles in ([], everything):
+        done = subprocess.run(
+            [*compose, *profiles, "config", "-q"], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_images_have_a_torch_without_cuda_unless_another_is_asked_for():
+    for service in ("prepare", "teacher", "ray-head", "worker", "trainer", "teacher-gpu"):
+        assert SERVICES[service]["build"]["args"]["TORCH_BUILD"] == "${TORCH_BUILD:-cpu}"
+    dockerfile = (ROOT / "deploy/docker/Dockerfile").read_text()
+    assert "ARG TORCH_BUILD=cpu\n" in dockerfile
+    install = dockerfile[dockerfile.index("--extra-index-url") :]
+    checked = install.index('check_torch.py "${TORCH_BUILD}"')
+    assert install.index("teacher.txt") < checked < install.index("\n\n")
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_secrets_are_files_read_only_and_never_in_the_environment(name):
     service = SERVICES[name]
@@ -175,6 +209,20 @@ def test_the_cluster_file_is_one_of_rays():
         util.validate_config(whole | {"idle_minutes": 5})
 
 
+def test_every_node_of_the_cluster_file_has_rays_token_and_finds_the_program():
+    found = yaml.safe_load((ROOT / "deploy/ray/cluster.yaml").read_text())
+    for place in ("head", "worker"):
+        command = found[f"{place}_start_ray_commands"][-1]
+        exported, start = command.split(" && ")
+        assert start.startswith("ray start ")
+        assert exported.split() == [
+            "export",
+            "PATH=/opt/imitkd/bin:$PATH",
+            "RAY_AUTH_MODE=token",
+            "RAY_AUTH_TOKEN_PATH=/etc/imitkd/ray-token",
+        ]
+
+
 def test_a_job_goes_to_the_cluster_and_asks_for_what_its_head_mounts():
     folder = ROOT / "deploy" / "kubernetes"
     cluster = yaml.safe_load((folder / "ray-cluster.yaml").read_text())
@@ -213,8 +261,30 @@ def test_kubernetes_has_the_names_the_rest_goes_by():
         asking = group["template"]
         assert allowed["matchLabels"].items() <= asking["metadata"]["labels"].items()
     assert cluster["spec"]["authOptions"]["mode"] == "token"
-    metric = teacher["HorizontalPodAutoscaler"]["spec"]["metrics"][0]["pods"]["metric"]["name"]
-    assert metric in {m.name for m in queue_gauges()}
+
+
+def test_the_autoscalers_metric_is_a_pods_whole_queue():
+    """From the gauge, by the scrape's labels and the adapter's rule, to what is asked for."""
+    teacher = {
+        d["kind"]: d
+        for d in yaml.safe_load_all((ROOT / "deploy/kubernetes/teacher.yaml").read_text())
+    }
+    wanted = teacher["HorizontalPodAutoscaler"]["spec"]["metrics"][0]["pods"]["metric"]["name"]
+    folder = OBSERVABILITY / "kubernetes"
+    (rule,) = yaml.safe_load((folder / "prometheus-adapter.yml").read_text())["rules"]
+    series, labels = re.fullmatch(r"(\w+)\{(.*)\}", rule["seriesQuery"]).groups()
+    assert rule["name"]["as"] == wanted and series in {m.name for m in queue_gauges()}
+    assert rule["metricsQuery"].startswith("sum(<<.Series>>{")
+    assert rule["metricsQuery"].endswith(") by (<<.GroupBy>>)")
+
+    (job,) = yaml.safe_load((folder / "prometheus.yml").read_text())["scrape_configs"]
+    keep, *targets = job["relabel_configs"]
+    assert {t["target_label"] for t in targets} == set(rule["resources"]["overrides"])
+    assert re.findall(r"(\w+)!=", labels) == list(rule["resources"]["overrides"])
+    pod = teacher["Deployment"]["spec"]["template"]
+    name, port = keep["regex"].split(";")
+    assert pod["metadata"]["labels"] == {"app.kubernetes.io/name": name}
+    assert port in {p["name"] for p in pod["spec"]["containers"][0]["ports"]}
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
