@@ -103,10 +103,10 @@ def check_ledger(run: RunDirectory, corpus: Path | None = None) -> Account:
     if corpus is not None:
         config.corpus.only  # noqa: B018  (raises where there are several)
         config = load_config(run.config_file, [f"corpus.path={corpus}"])
-    data, names = _data(config, run.path), list(config.corpus.directories)
+    data = _data(config, run.path)
 
-    def corpora(rows: np.ndarray) -> set[str]:
-        return {names[place] for place in data.split.corpus_of(rows)}
+    def corpora(rows: np.ndarray) -> set[int]:
+        return set(data.split.corpus_of(rows).tolist())
 
     return check(run.ledger.read, config, data.plan, run.checkpointed(), corpora)
 
@@ -125,13 +125,13 @@ def check(
     config: RunConfig,
     plan: BatchPlan,
     checkpointed: int,
-    corpora: Callable[[np.ndarray], Collection[str]] = lambda rows: (),
+    corpora: Callable[[np.ndarray], Collection[int]] = lambda rows: (),
 ) -> Account:
     """Check records in their order; memory does not grow with them.
 
     Args:
         read: all records, from the first; called twice.
-        corpora: names of those that some rows are of; asked where each has a teacher of its own.
+        corpora: places of those that some rows are of; asked where each has a teacher of its own.
     """
     account = Account(checkpointed=checkpointed)
     begins = [record for record in read() if record["kind"] == "begin"]
@@ -186,7 +186,7 @@ def _batch(
     record: Record,
     following: int,
     plan: BatchPlan,
-    corpora: Callable[[np.ndarray], Collection[str]],
+    corpora: Callable[[np.ndarray], Collection[int]],
 ) -> None:
     """A batch is the next one, of the right weights, teacher and rows."""
     batch = record["batch"]
@@ -198,7 +198,9 @@ def _batch(
         account.fault(f"batch {batch} was written by version {record['version']}, not {wanted}")
     teachers = [begun["teacher"]]
     if isinstance(begun["teacher"], dict):
-        teachers = [begun["teacher"].get(name) for name in corpora(plan.rows(batch))]
+        # By place: a resume may call a corpus by another name.
+        of_corpus = dict(enumerate(begun["teacher"].values()))
+        teachers = [of_corpus.get(place) for place in corpora(plan.rows(batch))]
     if any(revision not in teachers for revision in record["teacher"]):
         account.fault(f"batch {batch} was scored by teacher {', '.join(record['teacher'])}")
     _rows(account, record, begun["shards"], plan)

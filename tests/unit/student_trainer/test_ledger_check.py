@@ -220,6 +220,33 @@ def test_what_is_wrong_is_named(written, checked, harm, first):
     assert account.verdict().startswith("the ledger is broken: ")
 
 
+def test_a_teacher_for_each_corpus_whatever_they_are_called_now(written, plain_config):
+    """The second process has new names for them; rows from 20 on are the second corpus."""
+    records = written((0, 4), (4, 7))
+    first, second = [record for record in records if record["kind"] == "begin"]
+    first["teacher"] = {"old": "sha256:p", "new": "sha256:q"}
+    second["teacher"] = {"news": "sha256:p", "mail": "sha256:q"}
+    for record in records:
+        if record["kind"] == "batch":
+            of_second = PLAN.rows(record["batch"]) >= 20
+            record["teacher"] = [
+                r for r, there in (("sha256:p", ~of_second), ("sha256:q", of_second)) if there.any()
+            ]
+
+    def account() -> Account:
+        return check(
+            lambda: iter(records),
+            RunConfig(**plain_config),
+            PLAN,
+            7,
+            lambda rows: set((rows >= 20).astype(int).tolist()),
+        )
+
+    assert account().holds, account().verdict()
+    first["teacher"] = {"old": "sha256:p"}
+    assert "was scored by teacher" in account().faults[0]
+
+
 def test_deaths_of_workers_are_no_batches(written, checked, tmp_path):
     records = written((0, 5), (3, 9))
     note_death(RunDirectory(tmp_path), [ShardTask(5, 0, 4, 0.5), ShardTask(5, 1, 4, 0.5)])
