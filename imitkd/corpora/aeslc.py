@@ -1,4 +1,7 @@
-"""`aeslc`: e-mails and their subject lines (Zhang and Tetreault 2019), a corpus of summaries."""
+"""`aeslc`: e-mails and their subject lines (Zhang and Tetreault 2019), a corpus of summaries.
+
+`aeslc+gaps` is made of the e-mails alone: what a model of summaries may be pretrained on.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,14 @@ from pathlib import Path
 
 from imitkd.corpora.cleaning import leak_key
 from imitkd.corpora.download import Retry, download
+from imitkd.corpora.gap_sentences import gap_pairs
 from imitkd.corpora.reading import make_pair, read_jsonl
 from imitkd.corpora.store import CorpusInfo, file_sha256, fingerprint_of, overlap_note
 from seq2seq.corpus import Example
 from seq2seq.errors import UserError
 
 NAME = "aeslc"
+WITH_GAPS = f"{NAME}+gaps"
 COMMIT = "7afc087a1cc234d07121f0d4a2d87102ddceabc2"
 BASE_URL = "https://codeload.github.com/ryanzhumich/AESLC/tar.gz"
 ARCHIVE = f"AESLC-{COMMIT[:12]}.tar.gz"
@@ -30,6 +35,12 @@ CLEANING = (
     " validation and test, are those of annotators.",
     "Texts are put in Unicode NFC, invisible marks are removed, every run of white space becomes"
     " one space.",
+)
+GAPS_CLEANING = (
+    "The e-mails of the published splits for training and development, without their subjects.",
+    "A source is an e-mail without one of the sentences that share most words with the others"
+    " (ROUGE-1), the reference that sentence; at most three of an e-mail, one of three sentences.",
+    CLEANING[-1],
 )
 _MEMBER = re.compile(r"(?:[^/]+/)*enron_subject_line/([a-z]+)/([^/]+\.subject)")
 _MARK = re.compile(r"^@(?:subject|ann\d+)[ \t]*$", re.MULTILINE)
@@ -117,23 +128,34 @@ def _complete(splits: Mapping[str, list[Example]]) -> dict[str, list[Example]]:
     }
 
 
+def with_gaps(splits: Mapping[str, list[Example]]) -> dict[str, list[Example]]:
+    """`aeslc+gaps` of `aeslc`; of the test split nothing, it stays unseen.
+
+    An e-mail of the validation split that also occurs in train is left out.
+    """
+    seen = {leak_key(pair.source) for pair in splits["train"]}
+    texts = {split: [pair.source for pair in splits[split]] for split in ("train", "validation")}
+    texts["validation"] = [text for text in texts["validation"] if leak_key(text) not in seen]
+    return {split: gap_pairs(found) for split, found in texts.items()}
+
+
 def json_digests(files: Mapping[str, Path]) -> dict[str, str]:
     """SHA-256 of each file."""
     return {path.name: file_sha256(path) for path in files.values()}
 
 
-def describe(found: Mapping[str, str]) -> CorpusInfo:
-    """The description of the corpus made of files with the digests `found`."""
+def describe(name: str, found: Mapping[str, str]) -> CorpusInfo:
+    """The description of the corpus `name` made of files with the digests `found`."""
     published = dict(found) == SHA256
     return CorpusInfo(
-        name=NAME,
+        name=name,
         source_language="en",
         target_language="en",
         licence=LICENCE,
         origin="github.com/ryanzhumich/AESLC"
         + ("" if published else " (files that differ from the published ones)"),
-        cleaning=CLEANING,
-        fingerprint=fingerprint_of({"name": NAME, "recipe": RECIPE, "files": dict(found)}),
+        cleaning=CLEANING if name == NAME else GAPS_CLEANING,
+        fingerprint=fingerprint_of({"name": name, "recipe": RECIPE, "files": dict(found)}),
     )
 
 

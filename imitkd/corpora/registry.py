@@ -63,6 +63,13 @@ def list_corpora() -> list[CorpusEntry]:
             aeslc.LICENCE,
             "GitHub, or --from DIR",
         ),
+        CorpusEntry(
+            aeslc.WITH_GAPS,
+            "its e-mails without a telling sentence, and that sentence: to pretrain on",
+            "23,891 / 3,312",
+            aeslc.LICENCE,
+            "GitHub, or --from DIR",
+        ),
         *(
             CorpusEntry(name, corpus.summary, "as handed out", corpus.licence, "--from DIR")
             for name, corpus in paper.CORPORA.items()
@@ -126,7 +133,7 @@ _Builder = Callable[[str, Path, Path | None, Fetching], CorpusInfo]
 
 
 def _builder(name: str) -> _Builder | None:
-    if name == aeslc.NAME:
+    if name in (aeslc.NAME, aeslc.WITH_GAPS):
         return _prepare_aeslc
     if name in paper.CORPORA:
         return _prepare_paper
@@ -234,22 +241,30 @@ def _prepare_multi30k(
 def _prepare_aeslc(name: str, out_dir: Path, source: Path | None, fetching: Fetching) -> CorpusInfo:
     if source is None:
         known = dict(aeslc.SHA256 if fetching.sha256 is None else fetching.sha256)
-        if present := kept(out_dir, aeslc.describe(known).fingerprint):
+        if present := kept(out_dir, aeslc.describe(name, known).fingerprint):
             return present
         base_url = fetching.base_url or aeslc.BASE_URL
-        source = aeslc.fetch(fetching.folder(name), base_url, fetching.retry)
+        source = aeslc.fetch(fetching.folder(aeslc.NAME), base_url, fetching.retry)
         _check_mails(source, known)
     if files := aeslc.json_files(source):
-        info = aeslc.describe(aeslc.json_digests(files))
-        return _finish(out_dir, info, lambda: aeslc.build_json(files), aeslc.notes)
+        info = aeslc.describe(name, aeslc.json_digests(files))
+        return _finish_aeslc(out_dir, info, lambda: aeslc.build_json(files))
     mails = aeslc.mails_at_hand(source)
     if mails is None:
         raise UserError(
             f"'{source}' is neither a copy of the AESLC repository, nor its .tar.gz, nor a folder "
             "of train.jsonl, dev.jsonl and test.jsonl (or .gz); --from wants one of them"
         )
-    info = aeslc.describe({name: aeslc.digest(mails)})
-    return _finish(out_dir, info, lambda: aeslc.build(mails, source), aeslc.notes)
+    info = aeslc.describe(name, {aeslc.NAME: aeslc.digest(mails)})
+    return _finish_aeslc(out_dir, info, lambda: aeslc.build(mails, source))
+
+
+def _finish_aeslc(
+    out_dir: Path, info: CorpusInfo, build: Callable[[], dict[str, list[Example]]]
+) -> CorpusInfo:
+    if info.name == aeslc.NAME:
+        return _finish(out_dir, info, build, aeslc.notes)
+    return _finish(out_dir, info, lambda: aeslc.with_gaps(build()))
 
 
 def _check_mails(archive: Path, known: Mapping[str, str]) -> None:

@@ -119,6 +119,25 @@ def test_faults_of_files_at_hand_are_one_line(tmp_path: Path) -> None:
         prepare("aeslc", tmp_path / "out", source=tmp_path / "b.tar.gz")
 
 
+def test_gaps_are_of_the_emails_alone_and_none_of_the_test_split(tmp_path: Path) -> None:
+    long = "The gas contract ends. We want a gas contract. It is May.\n@subject\nContract\n"
+    more = {
+        "train/z.subject": long.encode(),
+        "dev/same.subject": long.upper().replace("@SUBJECT", "@subject").encode(),
+        "dev/other.subject": long.replace("gas", "oil").encode(),
+        "test/z.subject": long.encode(),
+    }
+    (tmp_path / "a.tar.gz").write_bytes(archive(MAILS | more))
+    info = prepare("aeslc+gaps", tmp_path / "gaps", source=tmp_path / "a.tar.gz")
+    assert info.name == "aeslc+gaps" and info.splits == {"train": 1, "validation": 1}
+    # What train has in other case is left out.
+    assert read_split(tmp_path / "gaps", "validation") == [
+        Example("We want a oil contract. It is May.", ("The oil contract ends.",))
+    ]
+    prepare("aeslc", tmp_path / "plain", source=tmp_path / "a.tar.gz")
+    assert len(read_split(tmp_path / "plain", "train")) == 3
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the corpus is not at hand")
 def test_the_published_corpus(tmp_path: Path) -> None:
     info = prepare("aeslc", tmp_path / "out", source=SHARED)
