@@ -3,14 +3,16 @@
 Both sides translate the same sentences of one test split on two threads, taking turns after a
 warm-up; a ratio is the median of those within a turn, tokenising included. The teacher with a beam
 is in our own decoder, in torch; *the same engine* is CTranslate2 for both, greedy, at equal
-precision (ONNX in float32 where one of them has a recurrent decoder). The loss is the BLEU of the
+precision (ONNX in float32 where one of them has a recurrent decoder). No such engine joins models:
+of an ensemble it is the time of all members, one after the other, though what they write together
+is only in ours. The loss is the BLEU of the
 student's smallest export (int8; ONNX where it is recurrent) below that of the student itself, both
 greedy.
 Latency is that of one sentence at a time. Cold start is the wall time of a process that loads this
 export and translates one sentence, the start of Python included.
 
 The student is the demo's (`make demo` makes it) and its teacher the shipped one, unless others are
-named: `--student RUN_OR_MODEL --teacher MODEL --corpus DIR`.
+named: `--student RUN_OR_MODEL --teacher MODEL [MODEL ...] --corpus DIR`.
 """
 
 from __future__ import annotations
@@ -29,10 +31,13 @@ import torch
 from benchmarks.form import Figure, Result, paired_ratio, run
 from imitkd import Translator
 from imitkd.demo import CORPUS, TEACHER
+from imitkd.engines.own import OwnEngine
 from imitkd.export.exporting import CheckOn, export
 from imitkd.export.source import read_source
 from imitkd.shipped import shipped
+from seq2seq.checkpoint import load_model_directory
 from seq2seq.corpus import Example, read_split
+from seq2seq.ensemble import join
 from seq2seq.errors import UserError
 from seq2seq.metrics import score_translations
 from seq2seq.transformer import Transformer
@@ -50,8 +55,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--teacher": {
         "type": Path,
+        "nargs": "+",
         "default": None,
-        "help": "model directory of its teacher (default: the shipped one)",
+        "help": "model directory of its teacher, of an ensemble several (default: the shipped one)",
     },
     "--corpus": {
         "type": Path,
@@ -63,21 +69,22 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def measure(
-    quick: bool, *, student: Path, teacher: Path | None, corpus: Path, split: str
+    quick: bool, *, student: Path, teacher: list[Path] | None, corpus: Path, split: str
 ) -> Result:
     """Export both models, then time all of them on the same sentences."""
     torch.set_num_threads(THREADS)
-    teacher = teacher or shipped(TEACHER)
+    members = teacher or [shipped(TEACHER)]
     examples = read_split(corpus, split)[: 100 if quick else None]
     sources = [e.source for e in examples]
     with tempfile.TemporaryDirectory() as scratch:
         check_on = CheckOn(corpus, first=100 if quick else None)
-        exports = _exports(Path(scratch), student, teacher, check_on)
+        exports = _exports(Path(scratch), student, members, check_on)
         models = exports | {"student": read_source(student).directory.path}
         jobs: dict[str, Job] = {
             name: Translator(path, threads=THREADS).translate for name, path in models.items()
         }
-        jobs["teacher_beam5"] = Translator(teacher, threads=THREADS, beam=5).translate
+        together = OwnEngine(join([load_model_directory(member) for member in members]))
+        jobs["teacher_beam5"] = Translator.of(together, beam=5).translate
         texts, times = _turns(jobs, sources, 1 if quick else 5)
         smallest = "student_int8" if "student_int8" in exports else "student_onnx"
         latencies = _latencies(jobs[smallest], sources, quick)
@@ -90,7 +97,7 @@ def measure(
         "export_int8_over_teacher_beam5": Figure(
             paired_ratio(times["teacher_beam5"], times[smallest]), "ratio", ">= 14"
         ),
-        **_same_engine(times),
+        **_same_engine(times, len(members)),
         "export_int8_over_student": Figure(
             paired_ratio(times["student"], times[smallest]), "ratio"
         ),
@@ -104,7 +111,7 @@ def measure(
         "sentences": len(examples),
         "threads": THREADS,
         "student": str(student),
-        "teacher": str(teacher),
+        "teacher": " ".join(map(str, members)),
         "smallest": smallest,
         "seconds": times,
         "sentences_per_s": {name: len(examples) / found for name, found in median.items()},
@@ -114,35 +121,38 @@ def measure(
     return Result(figures, detail)
 
 
-def _exports(scratch: Path, student: Path, teacher: Path, check_on: CheckOn) -> dict[str, Path]:
-    """Both models in every form they share, and the student in its smallest.
+def _exports(
+    scratch: Path, student: Path, members: list[Path], check_on: CheckOn
+) -> dict[str, Path]:
+    """The student and the teacher's members in every form they share, and the student's smallest.
 
     Each is checked on the validation split.
     """
-    sides = {"student": read_source(student), "teacher": read_source(teacher)}
-    known = {name: isinstance(side.model, Transformer) for name, side in sides.items()}
-    wanted: list[tuple[str, str]] = []
-    if known["student"]:
-        wanted.append(("student", "int8"))
-    if all(known.values()):
-        wanted += [("teacher", "int8"), ("student", "float32"), ("teacher", "float32")]
-    else:
-        wanted += [("student", "onnx"), ("teacher", "onnx")]
-    found = {}
+    sources = {"student": student} | {_member(n): path for n, path in enumerate(members)}
+    known = {name: isinstance(read_source(s).model, Transformer) for name, s in sources.items()}
+    wanted = [("student", "int8")] if known["student"] else []
+    kinds = ["int8", "float32"] if all(known.values()) else ["onnx"]
+    wanted += [(name, kind) for kind in kinds for name in sources if (name, kind) not in wanted]
+    found: dict[str, Path] = {}
     for name, kind in wanted:
         path = found[f"{name}_{kind}"] = scratch / f"{name}_{kind}"
         form, quantization = ("onnx", "float32") if kind == "onnx" else ("ctranslate2", kind)
-        source = student if name == "student" else teacher
-        export(source, form, path, quantization, check_on)
+        export(sources[name], form, path, quantization, check_on)
     return found
 
 
-def _same_engine(times: dict[str, list[float]]) -> dict[str, Figure]:
+def _member(place: int) -> str:
+    return "teacher" if not place else f"teacher{place + 1}"
+
+
+def _same_engine(times: dict[str, list[float]], members: int) -> dict[str, Figure]:
     """Teacher's over student's time, each in the same engine; the first is the figure to reach."""
     kinds = [k for k in ("int8", "float32", "onnx") if f"teacher_{k}" in times]
     name, found = "export_over_teacher_same_engine", {}
     for kind in kinds:
-        ratio = paired_ratio(times[f"teacher_{kind}"], times[f"student_{kind}"])
+        each = [times[f"{_member(n)}_{kind}"] for n in range(members)]
+        together = [sum(turn) for turn in zip(*each, strict=True)]
+        ratio = paired_ratio(together, times[f"student_{kind}"])
         if not found:
             found[name] = Figure(ratio, "ratio", ">= 4")
         found[f"{name}_{kind}"] = Figure(ratio, "ratio")

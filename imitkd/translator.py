@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from imitkd.engines.engine import Engine
 from imitkd.engines.opening import open_engine
 
 _BATCH = 256
@@ -39,8 +40,15 @@ class Translator:
         Raises:
             UserError: it is no such directory, it is damaged, or what runs it is not installed.
         """
-        self.engine = open_engine(Path(directory), threads, device)
+        self.engine: Engine = open_engine(Path(directory), threads, device)
         self._beam = beam
+
+    @classmethod
+    def of(cls, engine: Engine, *, beam: int = 1) -> Translator:
+        """With an engine that is loaded already, of an ensemble for instance."""
+        found = cls.__new__(cls)
+        found.engine, found._beam = engine, beam
+        return found
 
     def translate(self, texts: Sequence[str]) -> list[str]:
         """One translation for each text, in order; a blank text has a blank one.
