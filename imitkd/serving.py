@@ -15,9 +15,13 @@ _STOP_S = 60.0
 
 
 def serve_arguments(*models: Path, threads: int | None = None) -> list[str]:
-    """Arguments of ``imitkd`` that serve a model, or an ensemble, on a free loopback port."""
+    """Arguments of ``imitkd`` that serve a model, or an ensemble, on a free loopback port.
+
+    For :func:`serving`, which holds the standard input that the teacher ends with.
+    """
     pinned = ["--threads", str(threads)] if threads else []
-    return ["teacher", "serve", *map(str, models), "--address", "127.0.0.1:0", *pinned]
+    own = ["--address", "127.0.0.1:0", "--end-with-stdin"]
+    return ["teacher", "serve", *map(str, models), *own, *pinned]
 
 
 @contextmanager
@@ -25,7 +29,7 @@ def serving(arguments: Sequence[str], log_file: Path) -> Iterator[str]:
     """Run ``imitkd`` with these arguments; the address once the teacher serves.
 
     The process gets SIGTERM at the end of the block and is waited for; its log goes to
-    ``log_file``.
+    ``log_file``. Where this process is killed, the other end of its standard input closes.
 
     Raises:
         UserError: it did not start, or ended with a fault.
@@ -40,6 +44,7 @@ def serving(arguments: Sequence[str], log_file: Path) -> Iterator[str]:
     with log:
         process = subprocess.Popen(
             [sys.executable, "-m", "imitkd", *arguments],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
@@ -53,7 +58,8 @@ def serving(arguments: Sequence[str], log_file: Path) -> Iterator[str]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 code = process.wait()
-            assert process.stdout is not None
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.close()
             process.stdout.close()
     if code != 0:
         raise UserError(f"the teacher ended with exit code {code}; see {log_file}")

@@ -85,6 +85,13 @@ def serve(
     drain_grace_s: Annotated[
         float, _Opt(help="After SIGTERM: how long calls under way may take to finish.")
     ] = 30.0,
+    end_with_stdin: Annotated[
+        bool,
+        _Opt(
+            "--end-with-stdin",
+            help="End, as by SIGTERM, when standard input, a pipe, closes: its parent is gone.",
+        ),
+    ] = False,
     reflection: Annotated[
         bool | None,
         _Opt("--reflection/--no-reflection", help="Server reflection; default: loopback only."),

@@ -57,6 +57,7 @@ class ServerConfig(BaseModel):
     default_deadline_s: float = Field(60.0, gt=0)
     lame_duck_s: float = Field(0.0, ge=0)
     drain_grace_s: float = Field(30.0, ge=0)
+    end_with_stdin: bool = False
 
     # PORT or HOST:PORT of the metrics, on loopback by default; None: not shown.
     metrics_address: str | None = None

@@ -52,6 +52,7 @@ Announce = Callable[[dict[str, Any]], None]
 
 _log = logging.getLogger("teacher_service")
 _SWITCH_INTERVAL_S = 1e-4
+_STDIN = 0
 _LOADING = "the teacher is loading its model; try again shortly"
 _DRAINING = "the teacher is shutting down; ask another replica"
 _BROKEN = "the teacher's model no longer computes; ask another replica"
@@ -254,7 +255,7 @@ def serve(config: ServerConfig, announce: Announce = print_event) -> None:
     """Serve until SIGTERM or SIGINT, then drain; returns when all is done. Main thread only.
 
     Raises:
-        UserError: port taken, broken model.
+        UserError: port taken, broken model, or a standard input that cannot be watched.
         TeacherSecretError: unreadable token, certificate or key.
     """
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
@@ -269,6 +270,8 @@ def serve(config: ServerConfig, announce: Announce = print_event) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, server.stop)
+        if config.end_with_stdin:
+            _watch_stdin(loop, server.stop)
         await server.run()
 
     asyncio.run(main())
@@ -278,6 +281,22 @@ def serve(config: ServerConfig, announce: Announce = print_event) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+
+
+def _watch_stdin(loop: asyncio.AbstractEventLoop, closed: Callable[[], None]) -> None:
+    """Call ``closed`` when whoever holds the other end of standard input has gone."""
+
+    def read() -> None:
+        if not os.read(_STDIN, 4096):
+            loop.remove_reader(_STDIN)
+            closed()
+
+    try:
+        loop.add_reader(_STDIN, read)
+    except OSError:
+        raise UserError(
+            "--end-with-stdin: standard input is a file, which does not close; give it a pipe"
+        ) from None
 
 
 class ServerThread:

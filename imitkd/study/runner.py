@@ -92,8 +92,10 @@ class Study:
             self._run_teacher()
         if any(not self._files(cell).finished for cell in cells(self._study)):
             with self._serve() as address:
-                with self._turn("distilled"):
-                    self._distil(address)
+                # One process writes them; none waits that has no cell to learn from them.
+                if needs_distilled(self._study):
+                    with self._turn("distilled"):
+                        self._distil(address)
                 self._run_cells(address)
         return self.rescore()
 
@@ -162,13 +164,11 @@ class Study:
         self._references()
 
     def _distil(self, address: str) -> None:
-        """Have the teacher write for the training sources, where a method learns from that.
+        """Have the teacher write for the training sources.
 
         What it wrote before for the same text is kept.
         """
         study = self._study
-        if not needs_distilled(study):
-            return
         assert study.distilled is not None
         self._say(f"teacher-written targets: {study.distilled}")
         sentences = study.train.get("corpus", {}).get("sentences")

@@ -52,7 +52,11 @@ class Process:
     def __init__(self, *arguments: str) -> None:
         command = [sys.executable, "-m", "teacher_service", *arguments]
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     def event(self, name: str) -> dict[str, Any]:
@@ -120,6 +124,33 @@ def test_an_interruption_while_the_model_is_read_ends_well(start, model_dir):
     assert process.event("draining")["inside"] == 0
     process.event("stopped")
     assert process.end() == (0, [])
+
+
+def test_it_ends_with_its_standard_input(start, model_dir):
+    process = start(
+        *(str(model_dir), "--address", "127.0.0.1:0", "--threads", "1", "--end-with-stdin")
+    )
+    process.event("serving")
+    assert process.process.stdin is not None
+    process.process.stdin.write("what is written there is not read as anything\n")
+    process.process.stdin.close()
+    process.process.stdin = None  # communicate() would flush it
+    process.event("stopped")
+    assert process.end() == (0, [])
+
+
+def test_a_standard_input_that_never_closes_is_refused(model_dir, tmp_path):
+    (tmp_path / "file").touch()
+    with (tmp_path / "file").open() as file:
+        done = subprocess.run(
+            [sys.executable, "-m", "teacher_service", str(model_dir), "--end-with-stdin"],
+            stdin=file,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert "--end-with-stdin: standard input is a file" in done.stderr.splitlines()[-1]
 
 
 def test_a_taken_port_is_one_clear_line_and_a_failure(start, model_dir):
