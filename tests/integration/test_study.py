@@ -142,6 +142,15 @@ def test_a_cell_that_another_process_has_is_left_to_it(files: Path) -> None:
     assert [scores(row) for row in again["rows"]] == [scores(row) for row in whole["rows"]]
 
 
+def test_nobody_waits_for_text_that_its_cells_do_not_learn_from(files: Path) -> None:
+    """Another process has the teacher write; this one has vanilla to train, and trains it."""
+    study_of(files, Serving(files / "teacher")).run()
+    (files / "out/cells/small/vanilla/seed1/cell.json").unlink()
+    only = study_of(files, Serving(files / "teacher"), "students.small.variants=[vanilla]")
+    with held(files / "runs/claims/distilled"):
+        assert only.run()["unfinished"] == []
+
+
 def scores(row: dict[str, Any]) -> dict[str, Any]:
     """What does not depend on the machine."""
     return {k: v for k, v in row.items() if not k.endswith(("_s", "_seconds"))}
