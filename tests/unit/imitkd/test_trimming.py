@@ -36,7 +36,7 @@ TASK = LINES[:4]
 
 
 def whole(folder: Path) -> ModelDirectory:
-    vocabulary = SentencePieceVocabulary.train(LINES * 20, 60)
+    vocabulary = SentencePieceVocabulary.train(LINES * 20, 56)
     torch.manual_seed(1)
     sizes = {"d_model": 16, "heads": 2, "ffn": 32, "encoder_layers": 1, "decoder_layers": 1}
     special = {"pad_id": vocabulary.pad_id, "eos_id": vocabulary.eos_id}

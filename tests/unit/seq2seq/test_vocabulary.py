@@ -181,6 +181,15 @@ def test_training_is_a_function_of_the_text() -> None:
     assert again.fingerprint == tiny_vocabulary().fingerprint
 
 
+def test_the_order_and_the_length_of_lines_do_not_matter() -> None:
+    """Nor is a long line left out, which the trainer would do on its own."""
+    lines = tiny_text()
+    one = "  ".join(reversed(lines))
+    assert len(one) > 4192
+    found, expected = (SentencePieceVocabulary.train(text, 48) for text in ([one], lines))
+    assert {found.piece(i) for i in range(48)} == {expected.piece(i) for i in range(48)}
+
+
 def test_fingerprint_changes_with_the_pieces() -> None:
     other_text = [line.replace("a", "z") for line in tiny_text()]
     prints = {
