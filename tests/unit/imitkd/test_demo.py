@@ -113,7 +113,7 @@ def test_the_chain_of_commands(commands: Commands) -> None:
     greedy = "--beam 1 --repeats 3 --json"
     assert commands.lines == [
         f"data prepare ui-strings-en-de --out {corpus} --from the.whl",
-        f"teacher serve {teacher} --address 127.0.0.1:0 --threads 1",
+        f"teacher serve {teacher} --address 127.0.0.1:0 --end-with-stdin --threads 1",
         f"train configs/ui_strings/demo.yaml corpus.path={corpus} vocabulary.from={teacher} "
         f"initialise.from={teacher} teacher.address=127.0.0.1:4321 optimiser.steps=7 --output out",
         "SIGTERM",

@@ -31,7 +31,7 @@ def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_arguments(tmp_path: Path) -> None:
-    base = ["teacher", "serve", str(tmp_path), "--address", "127.0.0.1:0"]
+    base = ["teacher", "serve", str(tmp_path), "--address", "127.0.0.1:0", "--end-with-stdin"]
     assert serve_arguments(tmp_path) == base
     assert serve_arguments(tmp_path, threads=2) == [*base, "--threads", "2"]
     assert serve_arguments(tmp_path, tmp_path)[:4] == ["teacher", "serve", *[str(tmp_path)] * 2]
