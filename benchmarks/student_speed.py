@@ -5,9 +5,8 @@ warm-up; a ratio is the median of those within a turn, tokenising included. The 
 is in our own decoder, in torch; *the same engine* is CTranslate2 for both, greedy, at equal
 precision (ONNX in float32 where one of them has a recurrent decoder). No such engine joins models:
 of an ensemble it is the time of all members, one after the other, though what they write together
-is only in ours. The loss is the BLEU of the
-student's smallest export (int8; ONNX where it is recurrent) below that of the student itself, both
-greedy.
+is only in ours. The loss is the BLEU of the student's smallest export (int8; ONNX where it is
+recurrent) below that of the student itself, both greedy.
 Latency is that of one sentence at a time. Cold start is the wall time of a process that loads this
 export and translates one sentence, the start of Python included.
 

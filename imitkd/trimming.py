@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from seq2seq.checkpoint import (
 from seq2seq.corpus import stream_split
 from seq2seq.errors import UserError
 from seq2seq.model import Seq2SeqModel, build_model
+from seq2seq.parts import parts_of
 from seq2seq.vocabulary import SentencePieceVocabulary
 from student_trainer.targets import read_distilled
 
@@ -85,8 +85,7 @@ def trim(whole: ModelDirectory, texts: Iterable[str], least: int = 1) -> Trimmed
             "one SentencePiece model for both languages can be trimmed"
         )
     used: Counter[int] = Counter()
-    rest = iter(texts)
-    while some := list(islice(rest, _BATCH)):
+    for some in parts_of(texts, _BATCH):
         for ids in vocabulary.encode_many(some):
             used.update(ids)
     pieces = _MODEL.FromString(vocabulary.model_bytes)

@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ import numpy as np
 from seq2seq.columns import ColumnWriter, map_columns
 from seq2seq.corpus import Example
 from seq2seq.errors import UserError
+from seq2seq.parts import parts_of
 from seq2seq.vocabulary import Vocabulary
 
 # Sentences tokenised at once.
@@ -256,7 +256,7 @@ def tokenise(
     with ColumnWriter(_dtypes(vocabulary.size), directory) as columns:
         sources = _Side(columns, "source", segmentation.alpha)
         targets = _Side(columns, "target")
-        for part in _parts(examples):
+        for part in parts_of(examples, PART):
             kept = [
                 _Row(example, source, target, len(vocabulary.as_source(ids)) > len(source))
                 for example, ids, source, target in _encoded(part, vocabulary, limit)
@@ -301,12 +301,6 @@ def _count(parts: list[int], rows: Sequence[_Row]) -> None:
         if any(parts[place + 1 :]):
             raise ValueError("the examples of a corpus do not lie together")
         parts[place] += 1
-
-
-def _parts(examples: Iterable[Example]) -> Iterator[list[Example]]:
-    iterator = iter(examples)
-    while part := list(islice(iterator, PART)):
-        yield part
 
 
 def _encoded(

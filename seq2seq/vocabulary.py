@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import itertools
 import json
 import random
 from abc import ABC, abstractmethod
@@ -20,6 +19,7 @@ from typing import Any
 import sentencepiece
 
 from seq2seq.errors import UserError
+from seq2seq.parts import parts_of
 
 PAD_ID, EOS_ID, UNK_ID, START_ID = 0, 1, 2, 3
 
@@ -326,17 +326,13 @@ class SentencePieceVocabulary(Vocabulary):
 def _scattered(lines: Iterable[str]) -> Iterator[str]:
     """The same words in short lines, a hundred thousand of them at a time in another order.
 
-    Pieces end with words, so the vocabulary is the same. But the trainer follows every repeated
-    string to its end, over the ends of lines: texts that occur twice cost it their length squared.
-    A line of thousands of characters it would leave out.
+    The trainer follows every repeated string to its end, over the ends of lines: texts that occur
+    twice cost it their length squared. And it leaves out a line of thousands of characters. Pieces
+    end with words, so little depends on what stands beside a word: of which strings are looked at
+    at all, where the text is a few sentences again and again.
     """
-    split = (line.split() for line in lines)
-    short = (
-        " ".join(words[begin : begin + _LINE_WORDS])
-        for words in split
-        for begin in range(0, len(words), _LINE_WORDS)
-    )
+    short = (" ".join(part) for line in lines for part in parts_of(line.split(), _LINE_WORDS))
     order = random.Random(0)
-    while some := list(itertools.islice(short, _LINES_SHUFFLED)):
+    for some in parts_of(short, _LINES_SHUFFLED):
         order.shuffle(some)
         yield from some
