@@ -83,15 +83,6 @@ class Stack:
         """Kill all its processes but the first, which then ends; the engine restarts it."""
         docker("exec", container, "sh", "-c", "kill -9 -1", check=False)
 
-    def batches(self) -> list[dict[str, Any]]:
-        """Batches that the ledger holds now."""
-        return [r for r in _lines(self.run / "ledger.jsonl") if r["kind"] == "batch"]
-
-    def writers(self, since: int) -> Counter[str]:
-        """By machine, the shards it wrote from batch ``since`` on."""
-        found = [host for r in self.batches() if r["batch"] >= since for host in r["hosts"]]
-        return Counter(found)
-
     def wait_until(
         self, met: Callable[[], bool], what: str, timeout_s: float, during: str = "trainer"
     ) -> None:
@@ -114,6 +105,17 @@ class Stack:
         label = ("--filter", f"label=com.docker.compose.project={self.project}")
         kinds = (("ps", "-aq"), ("network", "ls", "-q"), ("volume", "ls", "-q"))
         return "".join(docker(*kind, *label) for kind in kinds)
+
+
+def batches(run: Path) -> list[dict[str, Any]]:
+    """Batches that a run's ledger holds now."""
+    return [r for r in _lines(run / "ledger.jsonl") if r["kind"] == "batch"]
+
+
+def writers(run: Path, since: int) -> Counter[str]:
+    """By machine, the shards it wrote from batch ``since`` on."""
+    found = [host for r in batches(run) if r["batch"] >= since for host in r["hosts"]]
+    return Counter(found)
 
 
 def docker(*arguments: str, check: bool = True) -> str:

@@ -1,9 +1,9 @@
 """docker-compose.yml on a real engine: `make test-compose`.
 
 The tests are one story in order: what is in the images, the teacher alone, the demo with machines
-that come, go and die, a job submitted to the same cluster, runs of which one fails and one ends
-well, and what is left. From the environment BUILD_ARGS ("TORCH_INDEX_URL=...") goes to the builds;
-DEMO_STEPS=600 makes it the whole demo.
+that come and die, a job submitted to the same cluster, another during which a machine is cut off
+the network, runs of which one fails and one ends well, and what is left. From the environment
+BUILD_ARGS ("TORCH_INDEX_URL=...") goes to the builds; DEMO_STEPS=600 makes it the whole demo.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.compose.callers import imitkd, ray_job, score
 from tests.compose.images import image, kind, secrets_in_history, stray_files
 from tests.compose.recorded import student_bleu, teacher_bleu
 from tests.compose.sockets import listening, listening_udp, told
-from tests.compose.stack import Stack, compose_command, docker
+from tests.compose.stack import Stack, batches, compose_command, docker, writers
 
 COMPOSE = compose_command()
 pytestmark = [
@@ -89,15 +89,15 @@ def test_without_its_token_the_teacher_answers_nothing(stack: Stack, token: str 
     assert ("unauthenticated" if token is None else "permission_denied") in said
 
 
-def test_the_demo_with_machines_that_come_and_go(stack: Stack) -> None:
+def test_the_demo_with_machines_that_come_and_die(stack: Stack) -> None:
     began = time.monotonic()
     stack.compose("up", "-d", OVERRIDES=f"optimiser.steps={STEPS}")
-    stack.wait_until(lambda: len(stack.batches()) >= 15, "15 batches", 300)
-    assert len(stack.writers(0)) == 1
+    stack.wait_until(lambda: len(batches(stack.run)) >= 15, "15 batches", 300)
+    assert len(writers(stack.run, 0)) == 1
     look_around(stack)
     machines_join(stack)
     the_teacher_dies(stack)
-    machines_go(stack)
+    a_machine_dies(stack)
     (trainer,) = stack.containers("trainer")
     stack.wait_until(lambda: not stack.state(trainer)["Running"], "the end of the demo", 1200)
     assert stack.state(trainer)["ExitCode"] == 0, stack.logs("trainer")
@@ -110,45 +110,38 @@ def machines_join(stack: Stack) -> None:
     """More of them while the run is on, and each takes shards."""
     more = ("--no-recreate", "--no-deps", "--scale", "worker=3", "worker")
     stack.compose("up", "-d", *more)
-    joined = len(stack.batches())
+    joined = len(batches(stack.run))
 
     def all_at_work() -> bool:
-        shares = stack.writers(joined).values()
+        shares = writers(stack.run, joined).values()
         return len(shares) == 3 and min(shares) >= 5
 
     stack.wait_until(all_at_work, "shards of three machines", 240)
     workers = {c[:12] for c in stack.containers("worker")}
-    assert set(stack.writers(joined)) == workers and len(workers) == 3
+    assert set(writers(stack.run, joined)) == workers and len(workers) == 3
 
 
 def the_teacher_dies(stack: Stack) -> None:
     """Its process, and comes back by itself; then its container, which is started again."""
     (teacher,) = stack.containers("teacher")
     stack.crash(teacher)
-    died = len(stack.batches())
-    stack.wait_until(lambda: len(stack.batches()) >= died + 15, "batches after the teacher", 240)
+    died = len(batches(stack.run))
+    stack.wait_until(lambda: len(batches(stack.run)) >= died + 15, "batches after the teacher", 240)
     assert json.loads(docker("inspect", teacher))[0]["RestartCount"] >= 1
     docker("kill", teacher)
     stack.wait_until(lambda: not stack.state(teacher)["Running"], "the teacher's end", 30)
     docker("start", teacher)
-    died = len(stack.batches())
-    stack.wait_until(lambda: len(stack.batches()) >= died + 10, "batches after the kill", 240)
+    died = len(batches(stack.run))
+    stack.wait_until(lambda: len(batches(stack.run)) >= died + 10, "batches after the kill", 240)
 
 
-def machines_go(stack: Stack) -> None:
-    """One dies with what it was at, for good; another is cut off the network and comes back."""
-    gone, cut = sorted(stack.containers("worker"))[:2]
-    inside = f"{stack.project}_inside"
+def a_machine_dies(stack: Stack) -> None:
+    """With what it was at, and for good."""
+    gone = min(stack.containers("worker"))
     docker("kill", gone)
-    docker("network", "disconnect", inside, cut)
-    died = len(stack.batches())
-    stack.wait_until(lambda: len(stack.batches()) >= died + 15, "batches after the cut", 300)
-    docker("network", "connect", "--alias", "worker", inside, cut)
-    joined = len(stack.batches())
-    stack.wait_until(
-        lambda: stack.writers(joined).get(cut[:12], 0) >= 5, "shards of the machine cut off", 300
-    )
-    assert gone[:12] not in stack.writers(joined)
+    died = len(batches(stack.run))
+    stack.wait_until(lambda: len(batches(stack.run)) >= died + 15, "batches after a machine", 300)
+    assert gone[:12] not in writers(stack.run, died + 10)
 
 
 def look_around(stack: Stack) -> None:
@@ -231,12 +224,14 @@ def ledger(stack: Stack, run: Path) -> dict[str, Any]:
     return account
 
 
-JOB = (
-    "submit", "--", "imitkd", "train", "configs/ui_strings/demo.yaml", "--output", "runs/job",
-    "teacher.address=teacher:50051", "teacher.token_file=/secrets/client/token",
-    "teacher.root_certificates=/secrets/authority/ca.pem", "workers=2",
-    "validation.sentences=20",
-)  # fmt: skip
+def job(run: str, *overrides: str) -> tuple[str, ...]:
+    """What is submitted: a training run on the corpus and with the teacher of the demo."""
+    return (
+        "--", "imitkd", "train", "configs/ui_strings/demo.yaml", "--output", f"runs/{run}",
+        "teacher.address=teacher:50051", "teacher.token_file=/secrets/client/token",
+        "teacher.root_certificates=/secrets/authority/ca.pem", "workers=2",
+        "validation.sentences=20", *overrides,
+    )  # fmt: skip
 
 
 def test_a_job_is_submitted_to_the_cluster(stack: Stack) -> None:
@@ -244,19 +239,48 @@ def test_a_job_is_submitted_to_the_cluster(stack: Stack) -> None:
     workers = sorted(stack.containers("worker"))
     assert len(workers) == 2
     for refused in ({"RAY_AUTH_MODE": "disabled"}, WRONG_TOKEN):
-        done = ray_job(workers[0], *JOB, "optimiser.steps=12", **refused)
+        done = ray_job(workers[0], "submit", *job("job", "optimiser.steps=12"), **refused)
         assert done.returncode != 0 and "Authentication" in done.stdout + done.stderr, done
     assert not (stack.folder / "runs" / "job").exists()
 
-    done = ray_job(workers[0], *JOB, "optimiser.steps=12")
+    done = ray_job(workers[0], "submit", *job("job", "optimiser.steps=12"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "done after 12 steps" in done.stdout and "succeeded" in done.stdout
     account = ledger(stack, stack.folder / "runs" / "job")
     assert account["batches"] == 12
     assert set(account["hosts"]) == {w[:12] for w in workers}
 
-    done = ray_job(workers[0], *JOB, "optimiser.steps=0")
+    done = ray_job(workers[0], "submit", *job("job", "optimiser.steps=0"))
     assert done.returncode != 0 and "optimiser.steps" in done.stdout and "failed" in done.stdout
+
+
+def test_a_machine_cut_off_the_network_comes_back(stack: Stack) -> None:
+    """In a run that lasts until all this has been seen; stopped as a job, its ledger holds."""
+    run = stack.folder / "runs" / "cut"
+    head, cut = stack.containers("ray-head")[0], min(stack.containers("worker"))
+    inside = f"{stack.project}_inside"
+
+    def goes_on(batches_more: int, what: str) -> None:
+        since = len(batches(run))
+        stack.wait_until(lambda: len(batches(run)) >= since + batches_more, what, 300, "ray-head")
+
+    begun = ("submit", "--no-wait", "--submission-id", "cut")
+    done = ray_job(head, *begun, *job("cut", "optimiser.steps=100000"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    goes_on(15, "batches")
+    docker("network", "disconnect", inside, cut)
+    goes_on(15, "batches after the cut")
+    docker("network", "connect", "--alias", "worker", inside, cut)
+    joined = len(batches(run))
+
+    def at_work_again() -> bool:
+        return writers(run, joined).get(cut[:12], 0) >= 5
+
+    stack.wait_until(at_work_again, "shards of the machine cut off", 300, "ray-head")
+    done = ray_job(head, "stop", "cut")
+    assert done.returncode == 0, done.stdout + done.stderr
+    account = ledger(stack, run)
+    assert account["repeated"] > 0 and len(account["hosts"]) == 2
 
 
 WRONG_TOKEN = {"RAY_AUTH_TOKEN": "0" * 64, "RAY_AUTH_TOKEN_PATH": ""}
