@@ -30,7 +30,7 @@ class Question:
     """What is analysed; None: as the run has it.
 
     Attributes:
-        teacher: a model directory to be served meanwhile.
+        teacher: model directories to be served meanwhile; several are an ensemble.
         address: of a served teacher.
         sentences: the first so many of the split.
         beam: of the teacher's texts.
@@ -39,7 +39,7 @@ class Question:
     corpus: Path | None = None
     split: str = "test"
     sentences: int = 500
-    teacher: Path | None = None
+    teacher: Sequence[Path] = ()
     address: Sequence[str] | None = None
     token_file: Path | None = None
     beam: int = 1
@@ -52,27 +52,32 @@ def analyse_runs(runs: Sequence[Path], question: Question) -> dict[Path, dict[st
         UserError: not a finished run, no references, another vocabulary, no teacher named.
         TeacherError: the teacher does not answer.
     """
-    configs = {run: _config(run) for run in runs}
+    for run in runs:  # a fault in the last is told before the first
+        _config(run)
     found = {}
-    for run, config in configs.items():
-        corpus = question.corpus or config.corpus.only
-        examples = _examples(corpus, question)
-        limit = LengthLimit(**config.rollout.limit.model_dump())
-        with _teacher(question, config, corpus) as client:
-            exposure = Exposure(
-                client,
-                examples,
-                metric=config.validation.metric,
-                beam=question.beam,
-                limit=limit,
-            )
-            result = exposure.analyse(RunDirectory(run).student)
-        where = {"run": config.name, "method": config.method}
-        where |= {"corpus": corpus.name, "split": question.split}
-        found[run] = where | result
+    for run in runs:
+        found[run] = analyse_run(run, question)
         with atomic_file(run / ANALYSIS_FILE) as file:
             file.write_text(json.dumps(found[run], indent=2, ensure_ascii=False) + "\n")
     return found
+
+
+def analyse_run(run: Path, question: Question) -> dict[str, Any]:
+    """The exposure-bias picture of a finished run.
+
+    Raises:
+        UserError, TeacherError: as :func:`analyse_runs`.
+    """
+    config = _config(run)
+    corpus = question.corpus or config.corpus.only
+    examples = _examples(corpus, question)
+    limit = LengthLimit(**config.rollout.limit.model_dump())
+    metric = config.validation.metric
+    where = {"run": config.name, "method": config.method}
+    where |= {"corpus": corpus.name, "split": question.split}
+    with _teacher(question, config, corpus) as client:
+        exposure = Exposure(client, examples, metric=metric, beam=question.beam, limit=limit)
+        return where | exposure.analyse(RunDirectory(run).student)
 
 
 def _config(run: Path) -> RunConfig:
@@ -94,11 +99,11 @@ def _examples(corpus: Path, question: Question) -> list[Example]:
 @contextmanager
 def _teacher(question: Question, config: RunConfig, corpus: Path) -> Iterator[TeacherClient]:
     """A client of the teacher that is named, or of the one that the run learnt this corpus from."""
-    if question.teacher is not None:
+    if question.teacher:
         with TemporaryDirectory() as logs:
             log = Path(logs) / "teacher.log"
             with (
-                serving(serve_arguments(question.teacher), log) as address,
+                serving(serve_arguments(*question.teacher), log) as address,
                 connect(address, patience_s=_PATIENCE_S) as client,
             ):
                 yield client

@@ -76,6 +76,7 @@ def evaluate_directory(
         **found.as_dict(),
         "loss": found.loss,
         "seconds": found.seconds,
+        "cpu_seconds": found.cpu_seconds,
         "sentences_per_s": found.sentences_per_s,
         "parameters": directory.model.parameter_count(),
         "megabytes": sum((m / WEIGHTS_FILE).stat().st_size for m in members) / 1e6,

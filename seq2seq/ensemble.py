@@ -139,8 +139,6 @@ class EnsembleState(DecoderState):
 def join(directories: Sequence[ModelDirectory]) -> ModelDirectory:
     """One directory's content as it is, several as their ensemble.
 
-    An ensemble's revision is the hash of its members' revisions, whatever their order.
-
     Raises:
         UserError: the members have not the same vocabulary or start symbols.
     """
@@ -159,12 +157,18 @@ def join(directories: Sequence[ModelDirectory]) -> ModelDirectory:
                 f"{first.path} and {other.path} begin targets with different ids "
                 f"({first.model.start_ids}, {other.model.start_ids}); serve them apart"
             )
-    revisions = sorted(directory.revision for directory in directories)
-    digest = hashlib.sha256("\n".join(["ensemble", *revisions]).encode()).hexdigest()
     return ModelDirectory(
         first.path,
         Ensemble([directory.model for directory in directories]).eval(),
         first.vocabulary,
-        f"sha256:{digest}",
+        ensemble_revision([directory.revision for directory in directories]),
         " + ".join(directory.name for directory in directories),
     )
+
+
+def ensemble_revision(revisions: Sequence[str]) -> str:
+    """The hash of the members' revisions, whatever their order; of one model, its own."""
+    if len(revisions) == 1:
+        return revisions[0]
+    digest = hashlib.sha256("\n".join(["ensemble", *sorted(revisions)]).encode()).hexdigest()
+    return f"sha256:{digest}"

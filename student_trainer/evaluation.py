@@ -27,6 +27,7 @@ class Evaluation:
     Attributes:
         loss: mean ``-log pi(y_t)`` of the first references, in nats a target id.
         seconds: spent in translating alone; the median where it was repeated.
+        cpu_seconds: the same of this process's threads, whatever else the machine does.
         rouge: where it is the metric.
     """
 
@@ -34,6 +35,7 @@ class Evaluation:
     loss: float
     translations: list[str]
     seconds: float
+    cpu_seconds: float
     rouge: Rouge | None = None
 
     @property
@@ -77,17 +79,19 @@ def evaluate(
     Raises:
         UserError: a source has no reference, or ROUGE is asked for and its library is not there.
     """
-    sources, texts, times = [e.source for e in examples], [], []
+    sources, texts = [e.source for e in examples], []
+    times, cpu_times = [], []
     for _ in range(repeats):
-        begin = time.perf_counter()
+        begin, cpu_begin = time.perf_counter(), time.process_time()
         texts = translate(model, vocabulary, sources, mode, limit=limit)
         times.append(time.perf_counter() - begin)
-    seconds = statistics.median(times)
+        cpu_times.append(time.process_time() - cpu_begin)
+    seconds, cpu_seconds = statistics.median(times), statistics.median(cpu_times)
     references = [e.references for e in examples]
     scores = score_translations(texts, references)
     rouge = score_summaries(texts, references) if metric == "rouge" else None
     loss = validation_loss(model, vocabulary, examples)
-    return Evaluation(scores, loss, texts, seconds, rouge)
+    return Evaluation(scores, loss, texts, seconds, cpu_seconds, rouge)
 
 
 def validation_loss(

@@ -19,7 +19,8 @@ def analyse(
     split: Annotated[str, typer.Option(help="Split of the corpus.")] = "test",
     sentences: Annotated[int, typer.Option(min=1, help="The first so many.")] = 500,
     teacher: Annotated[
-        Path | None, typer.Option(help="Model directory to serve meanwhile.")
+        list[Path] | None,
+        typer.Option(help="Model directory to serve meanwhile; several times: an ensemble."),
     ] = None,
     address: Annotated[
         list[str] | None,
@@ -34,9 +35,9 @@ def analyse(
     from imitkd.analysing import ANALYSIS_FILE, Question, analyse_runs
     from seq2seq.errors import UserError
 
-    if teacher is not None and address:
+    if teacher and address:
         raise UserError("--teacher and --address exclude each other; give one of them")
-    question = Question(corpus, split, sentences, teacher, address, token_file, beam)
+    question = Question(corpus, split, sentences, teacher or (), address, token_file, beam)
     for run, found in analyse_runs(runs, question).items():
         name = {"bleu": "BLEU", "rouge": "ROUGE"}[found["metric"]]
         by_share = {point["share"]: point["quality"] for point in found["teacher_finishes"]}

@@ -9,16 +9,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from imitkd.study.conditions import changed_conditions
 from seq2seq.errors import UserError
+from seq2seq.metrics import Metric
 from seq2seq.model import describe
 from student_trainer.config import RunConfig, make_config
 from student_trainer.methods import METHODS, Method
 from student_trainer.yaml_files import apply_override, merge, read_mapping
-
-# What makes rows comparable: nothing that a single method may change.
-CONDITIONS = ("seed", "optimiser.steps", "batch", "model", "vocabulary", "validation", "teacher")
-# But for the student's regularisation, which a method is tuned with.
-TUNED = ("model.dropout",)
 
 
 class _Section(BaseModel):
@@ -48,14 +45,6 @@ class VariantConfig(_Section):
     @classmethod
     def _short(cls, data: Any) -> Any:
         return {"method": data} if isinstance(data, str) else data
-
-    @model_validator(mode="after")
-    def _same_conditions(self) -> VariantConfig:
-        for key in self.overrides:
-            fixed = any(key == one or key.startswith(f"{one}.") for one in CONDITIONS)
-            if fixed and key not in TUNED:
-                raise ValueError(f"{key} is a condition of the whole study; set it in 'train'")
-        return self
 
     @property
     def label(self) -> str:
@@ -142,6 +131,11 @@ class StudyConfig(_Section):
                     )
         return self
 
+    @property
+    def validated_by(self) -> Metric:
+        """The metric that chooses checkpoints."""
+        return "rouge" if self.metric.startswith("rouge") else "bleu"
+
     def _trained(self, label: str, chosen: list[str], seeds: list[int] | None) -> bool:
         """Whether a student is trained as ``label`` with these seeds."""
         found = [v for v in self.variants if v.label == label and label in chosen]
@@ -192,7 +186,12 @@ def load_study(path: Path, overrides: list[str] | None = None) -> StudyConfig:
         text = describe(error) if isinstance(error, ValidationError) else str(error)
         raise UserError(f"{path}: {text}") from error
     for cell in cells(study):  # a fault in the last cell is told before the first
-        cell_config(study, cell, address="127.0.0.1:1", runs=Path("runs"))
+        config = cell_config(study, cell, address="127.0.0.1:1", runs=Path("runs"))
+        if config.validation.metric != study.validated_by:
+            raise UserError(
+                f"{path}: metric {study.metric}, but checkpoints are chosen by "
+                f"{config.validation.metric}; set train.validation.metric to {study.validated_by}"
+            )
     return study
 
 
@@ -223,7 +222,7 @@ def cell_config(study: StudyConfig, cell: Cell, *, address: str, runs: Path) -> 
         runs: parent of the study's run directories.
 
     Raises:
-        UserError: its faults, on one line.
+        UserError: its faults, on one line; or its variant changes a condition of the study.
     """
     student, variant = study.students[cell.student], cell.variant
     data = merge(study.train, {"name": f"{study.name}-{cell.key.replace('/', '-')}"})
@@ -234,9 +233,21 @@ def cell_config(study: StudyConfig, cell: Cell, *, address: str, runs: Path) -> 
     data = merge(data, {"teacher": {"address": address}})
     if (before := before_cell(study, cell)) is not None:
         data["initialise"] = {"from": str(runs / before.key / "student")}
-    for key, value in (student.overrides | variant.overrides).items():
-        _set(data, key, value)
-    return make_config(data, f"study {study.name}, cell {cell.key}")
+    shared = _with(data, student.overrides)
+    own = _with(shared, variant.overrides)
+    where = f"study {study.name}, cell {cell.key}"
+    if changed := changed_conditions(shared, own):
+        raise UserError(
+            f"{where}: {changed[0]} is a condition of the whole study; set it in 'train'"
+        )
+    return make_config(own, where)
+
+
+def _with(data: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    changed = merge(data, {})
+    for key, value in overrides.items():
+        _set(changed, key, value)
+    return changed
 
 
 def _set(data: dict[str, Any], key: str, value: Any) -> None:

@@ -14,9 +14,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,10 @@ from rich.console import Console
 
 from imitkd.corpora import read_info
 from imitkd.distilling.distil import distil_corpus
-from imitkd.scoring import evaluate_directory
 from imitkd.serving import serve_arguments, serving
-from imitkd.study.cell_files import CellFacts, CellFiles
+from imitkd.study.cell_files import CellFiles
+from imitkd.study.cell_work import TEACHER, CellWork
+from imitkd.study.conditions import changed_settings
 from imitkd.study.plan import (
     Cell,
     StudyConfig,
@@ -38,21 +38,17 @@ from imitkd.study.plan import (
 )
 from imitkd.study.scores import References, score_cells
 from imitkd.study.table import markdown
-from seq2seq.checkpoint import atomic_file
+from seq2seq.checkpoint import atomic_file, content_revision
 from seq2seq.corpus import read_split
+from seq2seq.ensemble import ensemble_revision
 from seq2seq.errors import UserError
-from student_trainer.config import RunConfig, dump_config
 from student_trainer.run_lock import AlreadyHeldError, held
-from student_trainer.training import train
 from teacher_service.client import TeacherClient
 from teacher_service.codec import Beam
 
 RESULTS_FILE, TABLE_FILE = "results.json", "table.md"
-TEACHER = "teacher"
 # How often to look whether another process is done.
 _LOOK_S = 1.0
-# Of the speed: the median of so many passes.
-_REPEATS = 3
 
 Serve = Callable[[], AbstractContextManager[str]]
 
@@ -79,6 +75,7 @@ class Study:
             study = study.model_copy(update={"distilled": runs / "distilled"})
         self._study, self._output, self._runs = study, output, runs
         self._console, self._serve = console or Console(), serve or self._served
+        self._work = CellWork(study, runs, self._console)
 
     def run(self) -> dict[str, Any]:
         """Evaluate the teacher, run what is not finished, and score; the results written.
@@ -89,8 +86,11 @@ class Study:
         """
         self._check()
         with self._turn("teacher"):
-            self._run_teacher()
-        if any(not self._files(cell).finished for cell in cells(self._study)):
+            if not self._teacher_files().finished:
+                self._say("teacher")
+                self._work.teacher(self._teacher_files())
+        self._check_finished()
+        if any(self._is_open(cell) for cell in cells(self._study)):
             with self._serve() as address:
                 # One process writes them; none waits that has no cell to learn from them.
                 if needs_distilled(self._study):
@@ -104,11 +104,16 @@ class Study:
         for number, cell in enumerate(every, 1):
             try:
                 with self._claim(cell.key):
-                    if not self._files(cell).finished and self._may_begin(cell):
+                    if self._is_open(cell) and self._may_begin(cell):
                         self._say(f"cell {number} of {len(every)}: {cell.key}")
-                        self._run_cell(cell, address)
+                        self._work.finish(cell, self._files(cell), address)
             except AlreadyHeldError:
                 self._say(f"cell {number} of {len(every)}: {cell.key} is another process's")
+
+    def _is_open(self, cell: Cell) -> bool:
+        """Whether something is left to do for a cell."""
+        files = self._files(cell)
+        return not files.finished or self._work.to_look(cell, files)
 
     def _may_begin(self, cell: Cell) -> bool:
         """Whether what it goes on from is finished; if not, whoever trains that comes to it."""
@@ -148,6 +153,7 @@ class Study:
         finished = [files for files in found if files.finished]
         if not finished:
             raise UserError(f"{self._output} has no finished cell; run the study first")
+        self._check_finished()
         results = score_cells(self._study, finished, self._references())
         results["corpus"] = {
             "path": str(self._study.corpus),
@@ -162,6 +168,49 @@ class Study:
         """The corpus is there, told before anything runs."""
         read_info(self._study.corpus)
         self._references()
+
+    def _check_finished(self) -> None:
+        """Finished cells are of the study's settings and teacher: no table mixes conditions.
+
+        Raises:
+            UserError: one is not.
+        """
+        teacher = self._teacher_revision()
+        for cell in cells(self._study):
+            files = self._files(cell)
+            if not files.finished:
+                continue
+            details = files.read_facts().details
+            config = cell_config(self._study, cell, address="127.0.0.1:1", runs=self._runs)
+            changed = changed_settings(details.get("config", {}), config)
+            if teacher is not None and details.get("teacher_revision") not in (None, teacher):
+                changed.append("teacher")
+            if changed:
+                raise UserError(
+                    f"{files.path} was made with other settings than the study has now "
+                    f"({', '.join(changed)}); remove it to have the cell run again, or name "
+                    "another --output"
+                )
+
+    def _teacher_revision(self) -> str | None:
+        """Of the teacher that the results are of.
+
+        Raises:
+            UserError: the study's teacher, where it is at hand, is another one.
+        """
+        files = self._teacher_files()
+        if not files.finished:
+            return None
+        recorded: str | None = files.read_facts().details.get("revision")
+        paths = self._study.teachers
+        if all(path.is_dir() for path in paths):
+            now = ensemble_revision([content_revision(path) for path in paths])
+            if recorded not in (None, now):
+                raise UserError(
+                    f"{files.path} is of another teacher than {' '.join(map(str, paths))} "
+                    f"({recorded}, {now}); name another --output"
+                )
+        return recorded
 
     def _distil(self, address: str) -> None:
         """Have the teacher write for the training sources.
@@ -197,70 +246,6 @@ class Study:
             found[test] = [e.references for e in examples]
         return found
 
-    def _run_teacher(self) -> None:
-        files = self._teacher_files()
-        if files.finished:
-            return
-        self._say("teacher")
-        found = self._evaluate(self._study.teachers, files)
-        details = {"directory": " ".join(map(str, self._study.teachers)), **_described(found)}
-        files.write_facts(
-            CellFacts(TEACHER, None, None, found["parameters"], found["speeds"], None, details)
-        )
-
-    def _run_cell(self, cell: Cell, address: str) -> None:
-        files, run = self._files(cell), self._runs / cell.key
-        config = cell_config(self._study, cell, address=address, runs=self._runs)
-        summary = self._trained(config, run)
-        found = self._evaluate(run / "student", files)
-        kept = ("batches", "best_step", "validation_bleu", "teacher_revision", "stopped_early")
-        details = {
-            "config": json.loads(config.model_dump_json(by_alias=True)),
-            **{key: summary[key] for key in kept},
-            **_described(found),
-        }
-        facts = CellFacts(
-            cell.variant.label,
-            cell.student,
-            cell.seed,
-            found["parameters"],
-            found["speeds"],
-            summary["train_seconds"],
-            details,
-        )
-        files.write_facts(facts)
-
-    def _trained(self, config: RunConfig, run: Path) -> dict[str, Any]:
-        """Train to the end, from where an earlier attempt ended."""
-        summary = run / "summary.json"
-        if not summary.is_file():
-            begun = (run / "config.yaml").is_file()
-            if begun:
-                _same_run(config, run)
-            train(config, run, resume=begun, console=self._console)
-        found: dict[str, Any] = json.loads(summary.read_text())
-        found["train_seconds"] = _train_seconds(run)
-        return found
-
-    def _evaluate(self, model: Path | Sequence[Path], files: CellFiles) -> dict[str, Any]:
-        """Translate every test split greedily and with a beam; texts kept, speeds returned."""
-        study, speeds, last = self._study, {}, {}
-        for test in study.tests:
-            for beam, how in ((1, "greedy"), (study.beam, f"beam{study.beam}")):
-                last = evaluate_directory(
-                    model,
-                    study.corpus,
-                    test,
-                    beam=beam,
-                    sentences=study.limit_sentences,
-                    threads=study.threads,
-                    repeats=_REPEATS if beam == 1 else 1,
-                )
-                files.write_texts(test, how, last["translations"])
-                if beam == 1:
-                    speeds[test] = last["sentences_per_s"]
-        return last | {"speeds": speeds}
-
     def _files(self, cell: Cell) -> CellFiles:
         return CellFiles(self._output / "cells" / cell.key)
 
@@ -280,40 +265,3 @@ class Study:
 
     def _say(self, text: str) -> None:
         self._console.print(text, style="bold", highlight=False)
-
-
-def _described(found: dict[str, Any]) -> dict[str, Any]:
-    """What an evaluation says of model and machine."""
-    kept = {key: found[key] for key in ("name", "revision", "megabytes", "threads", "device")}
-    return kept | {"machine": platform.processor() or platform.machine()}
-
-
-def _same_run(config: RunConfig, run: Path) -> None:
-    """A begun run is of the same settings; where the teacher answers does not matter.
-
-    Raises:
-        UserError: it is not.
-    """
-    from student_trainer.config import load_config
-
-    def plain(one: RunConfig) -> str:
-        return dump_config(one.model_copy(update={"teacher": None}))
-
-    with contextlib.suppress(UserError):
-        if plain(load_config(run / "config.yaml")) == plain(config):
-            return
-    raise UserError(
-        f"{run} holds a run of other settings than the study has now; remove it, or name another "
-        "directory with --runs"
-    )
-
-
-def _train_seconds(run: Path) -> float:
-    """Wall seconds of all steps, of every attempt whose steps count."""
-    seconds = 0.0
-    with open(run / "metrics.jsonl") as file:
-        for line in file:
-            record = json.loads(line)
-            if record["kind"] == "step":
-                seconds += record["wall_s"]
-    return seconds

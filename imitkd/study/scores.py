@@ -28,7 +28,7 @@ class _Scored:
 
     Attributes:
         value: of the study's metric on the greedy texts.
-        rouge: of the greedy texts, where that is the metric.
+        rouge, rouge_beam: of the greedy texts and of the beam's, where that is the metric.
         resamples_R: the same on every resample.
     """
 
@@ -39,6 +39,7 @@ class _Scored:
     value: float
     resamples_R: np.ndarray
     rouge: Rouge | None
+    rouge_beam: Rouge | None
 
 
 def score_cells(
@@ -96,6 +97,10 @@ def _scored(
             )
     greedy, beam = texts.values()
     statistics = metric.statistics(greedy, references)
+    rouge = [
+        score_summaries(lines, references) if study.validated_by == "rouge" else None
+        for lines in (greedy, beam)
+    ]
     return _Scored(
         files.read_facts(),
         test,
@@ -103,7 +108,7 @@ def _scored(
         score_translations(beam, references),
         metric.score(statistics.sum(axis=0)),
         resampled(statistics, metric.score, chosen),
-        score_summaries(greedy, references) if study.metric.startswith("rouge") else None,
+        *rouge,
     )
 
 
@@ -139,7 +144,8 @@ def _row(
         "bleu_greedy": _mean([one.greedy.bleu for one in group]),
         "bleu_beam5": _mean([one.beam.bleu for one in group]),
         "chrf": _mean([one.greedy.chrf for one in group]),
-        **_rouge([one.rouge for one in group if one.rouge is not None]),
+        **_rouge([one.rouge for one in group]),
+        **_rouge([one.rouge_beam for one in group], "_beam5"),
         "ci_low": low,
         "ci_high": high,
         **{key: _p_value(group, scored, label) for key, label in compared.items()},
@@ -149,9 +155,10 @@ def _row(
     }
 
 
-def _rouge(found: Sequence[Rouge]) -> dict[str, float]:
-    kinds = ("rouge1", "rouge2", "rougeL") if found else ()
-    return {kind: _mean([getattr(one, kind) for one in found]) for kind in kinds}
+def _rouge(found: Sequence[Rouge | None], which: str = "") -> dict[str, float]:
+    known = [one for one in found if one is not None]
+    kinds = ("rouge1", "rouge2", "rougeL") if known else ()
+    return {f"{kind}{which}": _mean([getattr(one, kind) for one in known]) for kind in kinds}
 
 
 def _p_value(group: Sequence[_Scored], scored: Sequence[_Scored], label: str) -> float | None:

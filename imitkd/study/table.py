@@ -45,7 +45,11 @@ def markdown(results: dict[str, Any]) -> str:
     columns = list(_COLUMNS)
     if metric != "bleu":
         kinds = ("1", "2", "L")
-        columns[3:3] = [(f"ROUGE-{kind}", _number(f"rouge{kind}", 2)) for kind in kinds]
+        columns[3:3] = [
+            (f"ROUGE-{kind} {how}".rstrip(), _number(f"rouge{kind}{key}", 2))
+            for how, key in (("", ""), ("beam", "_beam5"))
+            for kind in kinds
+        ]
     lines = [f"# {results['study']}", ""]
     for test, sentences in results["tests"].items():
         rows = [row for row in results["means"] if row["test"] == test]

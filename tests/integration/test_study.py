@@ -119,12 +119,85 @@ def test_a_study_from_teacher_to_table_and_again_cell_by_cell(files: Path) -> No
     assert (cells / "vanilla/seed1/test.greedy.txt").read_text() == before
     assert [scores(row) for row in again["rows"]] == [scores(row) for row in results["rows"]]
 
-    # A run that was stopped goes on from its checkpoint, unless the study changed meanwhile.
+    # A run that was stopped goes on from its checkpoint.
     (cells / "vanilla/seed1/cell.json").unlink()
     (runs / "vanilla/seed1/summary.json").unlink()
-    with pytest.raises(UserError, match=r"vanilla/seed1 holds a run of other settings"):
-        study_of(files, serve, "train.optimiser.learning_rate=0.5").run()
     assert scores(study_of(files, serve).run()["rows"][1]) == scores(results["rows"][1])
+
+
+FASTER = "train.optimiser.learning_rate=0.5"
+
+
+@pytest.mark.parametrize("gone", [[], ["summary.json"]], ids=["trained", "begun"])
+def test_a_run_of_other_settings_is_not_taken_for_the_studys(files: Path, gone: list[str]) -> None:
+    serve = Serving(files / "teacher")
+    study_of(files, serve).run()
+    only = "students.small.variants=[vanilla]"
+    vanilla = files / "out/cells/small/vanilla/seed1/cell.json"
+    student = json.loads(vanilla.read_text())["details"]["revision"]
+    vanilla.unlink()
+    for name in gone:
+        (files / "runs/small/vanilla/seed1" / name).unlink()
+    with pytest.raises(UserError, match=r"other settings .*\(optimiser.learning_rate\); remove it"):
+        study_of(files, serve, only, FASTER).run()
+    assert not vanilla.exists()
+    study_of(files, serve, only).run()
+    assert json.loads(vanilla.read_text())["details"]["revision"] == student
+
+
+def test_no_table_mixes_conditions(files: Path) -> None:
+    """A finished cell of other settings is refused where it would be scored, and where kept."""
+    serve = Serving(files / "teacher")
+    study_of(files, serve).run()
+    before = (files / "out/results.json").read_bytes()
+    for act in (Study.run, Study.rescore):
+        with pytest.raises(UserError, match=r"seed1 was made with .*\(optimiser.learning_rate\)"):
+            act(study_of(files, serve, FASTER))
+    assert (files / "out/results.json").read_bytes() == before
+    # How a run is carried out makes no difference.
+    study_of(files, serve, "train.learner_threads=2", "train.checkpoint_every=7").rescore()
+
+
+def test_results_of_another_teacher_are_refused(files: Path) -> None:
+    serve = Serving(files / "teacher")
+    study_of(files, serve).run()
+    other = save_brief_teacher(files / "other", seed=9)
+    with pytest.raises(UserError, match=r"cells/teacher is of another teacher than .*/other"):
+        study_of(files, serve, f"teacher={other}").rescore()
+    facts_file = files / "out/cells/teacher/cell.json"
+    facts = facts_file.read_text()
+    try:
+        changed = json.loads(facts)
+        changed["details"]["revision"] = "sha256:0"
+        facts_file.write_text(json.dumps(changed))
+        with pytest.raises(UserError, match=r"seed1 was made with other settings .*\(teacher\)"):
+            study_of(files, serve, "teacher=gone").rescore()
+    finally:
+        facts_file.write_text(facts)
+
+
+def test_a_cell_is_looked_into_also_when_it_was_finished_before(files: Path) -> None:
+    serve = Serving(files / "teacher")
+    study_of(files, serve).run()
+    cell = files / "out/cells/small/seqkd/seed1"
+    curve = json.loads((cell / "curve.json").read_text())
+    assert curve["metric"] == "bleu" and [p["step"] for p in curve["points"]] == [STEPS]
+    assert {"bleu", "chrf", "loss"} <= curve["points"][0].keys()
+    analysis = (cell / "analysis.json").read_text()
+    found = json.loads(analysis)
+    assert (found["split"], found["sentences"]) == ("test", 4)
+    assert [point["share"] for point in found["teacher_finishes"]] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    facts = (cell / "cell.json").stat().st_mtime_ns
+    (cell / "analysis.json").unlink()
+    student = files / "runs/small/seqkd/seed1/student"
+    aside = student.rename(student.with_name("aside"))
+    served = serve.times
+    study_of(files, serve).run()  # without its student nothing can be done, and nothing is served
+    assert serve.times == served and not (cell / "analysis.json").exists()
+    aside.rename(student)
+    study_of(files, serve).run()
+    assert (cell / "analysis.json").read_text() == analysis
+    assert (cell / "cell.json").stat().st_mtime_ns == facts
 
 
 def test_a_cell_that_another_process_has_is_left_to_it(files: Path) -> None:
