@@ -12,11 +12,16 @@ from seq2seq.errors import UserError
 
 # Drawn in these, then replaced by the page's variables.
 _INK, _GRID, _PAPER = "#0a0a01", "#0a0a02", "#0a0a03"
+# The last one of each is the teacher's; its colour is grey.
 _MARKERS = "osD^vPX*"
 SHAPES = "●■◆▲▼✚✖★"  # the same, in words
-SERIES = 8
-# The last one is grey, and no student's.
-TEACHER = SERIES - 1
+COLOURS = 8
+TEACHER = -1
+# What tells series of one colour apart: lines, and how far points are filled.
+_LINES = ("-", "--", ":")
+_FILLS = ("full", "none", "left")
+# Points of a line that markers still leave legible.
+_MARKED = 20
 # Inches at 72 to the inch: about the width of a column of the page, so that text is not scaled.
 _SIZE = (5.4, 3.4)
 
@@ -26,16 +31,14 @@ class Line:
     """Points of one series.
 
     Attributes:
-        series: number of its colour.
-        shape: number of its marker; that of its colour by default.
-        dashed: a second kind of line of the same series.
+        series: its number, which colour, line and filling follow from; or ``TEACHER``.
+        shape: number of its marker; the series' own by default.
     """
 
     label: str
     series: int
     x: Sequence[float]
     y: Sequence[float]
-    dashed: bool = False
     shape: int | None = None
 
 
@@ -47,6 +50,7 @@ class Chart:
         note: one sentence below it.
         ticks: labels of x = 0, 1, ... where x counts classes.
         scattered: points, not lines.
+        y_range: of the axis, for charts that are to be compared; by default what the lines need.
     """
 
     title: str
@@ -56,11 +60,13 @@ class Chart:
     note: str = ""
     ticks: list[str] = field(default_factory=list)
     scattered: bool = False
+    y_range: tuple[float, float] | None = None
 
     @property
-    def legend(self) -> list[tuple[str, int]]:
-        """Labels and numbers of the series, each once."""
-        return list(dict.fromkeys((line.label, line.series) for line in self.lines))
+    def legend(self) -> list[tuple[str, int, int]]:
+        """Label, colour and kind (of line or filling) of the series, each once."""
+        series = dict.fromkeys((line.label, line.series) for line in self.lines)
+        return [(label, place(number), kind(number)) for label, number in series]
 
     def svg(self) -> str:
         """The chart as an ``<svg>`` element.
@@ -90,21 +96,24 @@ class Chart:
 
     def _draw(self, axes: Any) -> None:
         for line in self.lines:
-            colour = _colour(line.series)
+            drawn = _drawn(place(line.series))
             axes.plot(
                 line.x,
                 line.y,
-                color=colour,
-                linestyle="none" if self.scattered else ("--" if line.dashed else "-"),
+                color=drawn,
+                linestyle="none" if self.scattered else _LINES[kind(line.series)],
                 linewidth=1.8,
                 marker=self._marker(line),
                 markersize=8 if self.scattered else 4,
-                markerfacecolor=_PAPER if line.dashed else colour,
+                fillstyle=_FILLS[kind(line.series)],
+                markerfacecoloralt=_PAPER,
             )
         axes.set_xlabel(self.x_label, color=_INK)
         axes.set_ylabel(self.y_label, color=_INK)
         if self.ticks:
             axes.set_xticks(range(len(self.ticks)), self.ticks)
+        if self.y_range:
+            axes.set_ylim(*self.y_range)
         axes.tick_params(which="both", colors=_INK, length=3)
         axes.grid(True, color=_GRID, linewidth=0.7)
         axes.set_axisbelow(True)
@@ -113,12 +122,23 @@ class Chart:
             spine.set_visible(side in ("left", "bottom"))
 
     def _marker(self, line: Line) -> str | None:
-        shape = line.series if line.shape is None else line.shape
-        return _MARKERS[shape % len(_MARKERS)] if self.scattered or len(line.x) <= 30 else None
+        if not self.scattered and len(line.x) > _MARKED:
+            return None
+        return _MARKERS[place(line.series if line.shape is None else line.shape)]
 
 
-def _colour(series: int) -> str:
-    return f"#0a0b{series % SERIES:02x}"
+def place(number: int) -> int:
+    """Which of the colours or shapes a number has: the last is the teacher's, the others recur."""
+    return COLOURS - 1 if number == TEACHER else number % (COLOURS - 1)
+
+
+def kind(series: int) -> int:
+    """Which kind of line or filling a series has: another one each time that colours recur."""
+    return 0 if series == TEACHER else series // (COLOURS - 1) % len(_LINES)
+
+
+def _drawn(colour: int) -> str:
+    return f"#0a0b{colour:02x}"
 
 
 def _inline(text: str, title: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from imitkd.report.figures import run_labels
 from imitkd.report.reading import Run, Study
+from imitkd.report.trainings import run_labels
 from seq2seq.corpus import Example
 
 SHOWN = 8
@@ -25,7 +25,7 @@ class Comparison:
 
 def of_study(study: Study, test: str, shown: int = SHOWN) -> list[Comparison]:
     """The sentences of a split whose texts are furthest apart, in the order of the corpus."""
-    texts = study.texts.get(test, {})
+    texts = _texts(study, test)
     if len(texts) < 2:
         return []
     count = min(map(len, texts.values()))
@@ -42,6 +42,15 @@ def of_study(study: Study, test: str, shown: int = SHOWN) -> list[Comparison]:
         for i in chosen
         if spreads[i] > 0
     ]
+
+
+def _texts(study: Study, test: str) -> dict[str, list[str]]:
+    """What each method wrote, of its first seed."""
+    found: dict[str, list[str]] = {}
+    for cell in study.cells:
+        if test in cell.texts:
+            found.setdefault(cell.label, cell.texts[test])
+    return found
 
 
 def _spread(row: int, texts: Mapping[str, Sequence[str]], example: Example | None) -> float:

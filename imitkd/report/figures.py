@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from imitkd.report.charts import SHAPES, TEACHER, Chart, Line
+from imitkd.report.charts import SHAPES, TEACHER, Chart, Line, place
 from imitkd.report.reading import Record, Run, Study
+from imitkd.report.trainings import Group, Training, run_labels
 
 # Points of a curve: a run of a hundred thousand steps is drawn as well as one of a hundred.
 _POINTS = 120
@@ -20,119 +22,137 @@ class Palette:
         self._numbers = {_TEACHER: TEACHER}
 
     def of(self, label: str) -> int:
-        """The number of a label, a new one for a new label as long as there are colours."""
-        fresh = (len(self._numbers) - 1) % TEACHER
-        return self._numbers.setdefault(label, fresh)
+        """The number of a label, the next one for a new label."""
+        return self._numbers.setdefault(label, len(self._numbers) - 1)
 
 
-def run_labels(runs: Sequence[Run]) -> list[str]:
-    """Names of runs; those that share one get their directories too."""
-    names = [run.name for run in runs]
-    return [
-        name if names.count(name) == 1 else f"{name} ({run.path})"
-        for name, run in zip(names, runs, strict=True)
-    ]
-
-
-def learning_curves(runs: Sequence[Run], palette: Palette) -> list[Chart]:
+def learning_curves(group: Group, palette: Palette) -> list[Chart]:
     """Quality on validation, training loss, and beta where the student writes, over the steps."""
-    named = list(zip(run_labels(runs), runs, strict=True))
+    trainings = group.trainings
     charts = []
     for metric, keys in {"BLEU": ("bleu",), "ROUGE": ("rouge1", "rouge2", "rougeL")}.items():
-        lines = [
-            Line(
-                label,
-                palette.of(label),
-                [v["step"] for v in run.validations],
-                [sum(v[key] for key in keys) / len(keys) for v in run.validations],
-            )
-            for label, run in named
-            if run.validations and (metric_of(run) == metric)
-        ]
+        lines = []
+        for one in trainings:
+            if one.curve and metric == _judged_by(one.curve.metric):
+                points = [p for p in one.curve.points if all(p.get(k) is not None for k in keys)]
+                quality = [sum(p[key] for key in keys) / len(keys) for p in points]
+                lines.append(_line(one, _all(points, "step"), quality, palette))
         note = "Greedy output." if metric == "BLEU" else "Mean of ROUGE-1, -2 and -L, greedy."
         charts.append(Chart(f"Validation {metric}", "step", metric, lines, note))
-    loss = [_curve(label, run.steps, "loss", palette) for label, run in named if run.steps]
+    loss = [_smoothed(one, "loss", palette) for one in trainings if one.steps]
     note = "Mean over about a hundredth of the run. Methods have losses of their own."
     charts.append(Chart("Training loss", "step", "nats a position", loss, note))
     beta = [
-        _curve(label, run.steps, "beta", palette)
-        for label, run in named
-        if any(step.get("student_share") for step in run.steps)
+        _smoothed(one, "beta", palette)
+        for one in trainings
+        if any(step.get("student_share") for step in one.steps)
     ]
     note = "Probability that a sentence keeps its reference."
     charts.append(Chart("Mixing", "step", "beta", beta, note))
-    return [chart for chart in charts if chart.lines]
+    return [
+        replace(chart, title=group.titled(chart.title), note=f"{chart.note} {group.note}".rstrip())
+        for chart in charts
+        if any(line.x for line in chart.lines)
+    ]
 
 
-def metric_of(run: Run) -> str:
-    """What a run was judged by."""
-    return {"rouge": "ROUGE"}.get(run.config.get("validation", {}).get("metric", ""), "BLEU")
+def _judged_by(metric: str) -> str:
+    return "ROUGE" if metric.startswith("rouge") else "BLEU"
 
 
-def _curve(label: str, steps: Sequence[Record], key: str, palette: Palette) -> Line:
-    size = -(-len(steps) // _POINTS)
-    parts = [steps[i : i + size] for i in range(0, len(steps), size)]
+def _line(one: Training, x: Sequence[float], y: Sequence[float], palette: Palette) -> Line:
+    return Line(one.label, palette.of(one.label), x, y)
+
+
+def _smoothed(one: Training, key: str, palette: Palette) -> Line:
+    size = -(-len(one.steps) // _POINTS)
+    parts = [one.steps[i : i + size] for i in range(0, len(one.steps), size)]
     means = [sum(s[key] for s in part) / len(part) for part in parts]
-    return Line(label, palette.of(label), [part[-1]["step"] for part in parts], means)
+    return _line(one, [part[-1]["step"] for part in parts], means, palette)
 
 
-def exposure(runs: Sequence[Run], palette: Palette) -> list[Chart]:
-    """Quality by length, divergence by position, and what the teacher makes of beginnings."""
-    analysed = [
-        (label, run.analysis)
-        for label, run in zip(run_labels(runs), runs, strict=True)
-        if run.analysis is not None
+_Analysed = Sequence[tuple[Training, Record]]
+
+
+def exposure(group: Group, palette: Palette) -> list[Chart]:
+    """Quality by length, divergence by position, and what the teacher makes of beginnings.
+
+    Only analyses of the same sentences against the same teacher are drawn together.
+    """
+    alike: dict[Any, list[tuple[Training, Record]]] = {}
+    for one in group.trainings:
+        if one.analysis is not None:
+            alike.setdefault(_compared_on(one.analysis), []).append((one, one.analysis))
+    return [
+        chart
+        for analysed in alike.values()
+        for chart in (
+            _by_length(analysed, palette),
+            _finishes(analysed, palette),
+            *_divergences(analysed, palette),
+        )
     ]
-    charts = []
-    for metric in dict.fromkeys(a["metric"] for _, a in analysed):
-        chosen = [(label, a) for label, a in analysed if a["metric"] == metric]
-        name = metric.upper()
-        charts.append(_by_length(chosen, name, palette))
-        charts.append(_finishes(chosen, name, palette))
-    if analysed:
-        charts.insert(1, _divergence(analysed, palette))
-    return charts
 
 
-_Analysed = Sequence[tuple[str, dict[str, Any]]]
+def _compared_on(analysis: Record) -> Any:
+    """What analyses must have in common; lengths are of ids, so of a vocabulary."""
+    teacher = analysis.get("teacher", {})
+    said = [analysis.get(key) for key in ("metric", "corpus", "split", "sentences")]
+    bins = [(b["low"], b["high"]) for b in analysis["by_length"]]
+    return (*said, teacher.get("revision"), teacher.get("beam"), tuple(bins))
 
 
-def _by_length(analysed: _Analysed, metric: str, palette: Palette) -> Chart:
+def _sentences(analysed: _Analysed) -> str:
+    """Which sentences and teacher a chart is of, where the analysis says so."""
+    _, first = analysed[0]
+    if not first.get("corpus"):
+        return ""
+    where = f"{first['sentences']:,} sentences of {first['corpus']}, {first['split']}"
+    return f" {where}; teacher {first['teacher']['name']}."
+
+
+def _by_length(analysed: _Analysed, palette: Palette) -> Chart:
+    metric = analysed[0][1]["metric"].upper()
     bins = analysed[0][1]["by_length"]
-    lines = [
-        Line(label, palette.of(label), range(len(a["by_length"])), _all(a["by_length"], "student"))
-        for label, a in analysed
-    ]
-    teacher = _all(bins, "teacher")
-    lines.append(Line(_TEACHER, palette.of(_TEACHER), range(len(bins)), teacher, dashed=True))
+    places = range(len(bins))
+    lines = [_line(one, places, _all(a["by_length"], "student"), palette) for one, a in analysed]
+    lines.append(Line(_TEACHER, palette.of(_TEACHER), places, _all(bins, "teacher")))
     ticks = [f"{b['low']}–{b['high']}" for b in bins]
     note = "Sentences in bins of about equal size by their source's length."
+    note += _sentences(analysed)
     return Chart(f"{metric} by length", "ids of the source", metric, lines, note, ticks)
 
 
-def _divergence(analysed: _Analysed, palette: Palette) -> Chart:
-    lines = [
-        Line(label, palette.of(label), _all(a[key], "position"), _all(a[key], "kl"), dashed)
-        for label, a in analysed
-        for key, dashed in (("kl_own_prefixes", False), ("kl_reference_prefixes", True))
-    ]
-    note = "Solid: behind the student's own text. Dashed: behind references."
-    title = "Teacher–student divergence by position"
-    return Chart(title, "target position", "KL in nats", lines, note)
+def _divergences(analysed: _Analysed, palette: Palette) -> list[Chart]:
+    charts = []
+    for key, behind in (
+        ("kl_own_prefixes", "its own text"),
+        ("kl_reference_prefixes", "references"),
+    ):
+        lines = [
+            _line(one, _all(a[key], "position"), _all(a[key], "kl"), palette) for one, a in analysed
+        ]
+        title = f"Divergence from the teacher behind {behind}"
+        charts.append(Chart(title, "target position", "KL in nats", lines))
+    # Drawn to one scale: what is seen is how much more there is behind the student's own text.
+    top = max(y for chart in charts for line in chart.lines for y in line.y)
+    note = "Both charts of the divergence have one scale." + _sentences(analysed)
+    return [replace(chart, y_range=(0.0, 1.05 * top), note=note) for chart in charts]
 
 
-def _finishes(analysed: _Analysed, metric: str, palette: Palette) -> Chart:
+def _finishes(analysed: _Analysed, palette: Palette) -> Chart:
     lines = [
-        Line(
-            label,
-            palette.of(label),
+        _line(
+            one,
             [100 * point["share"] for point in a["teacher_finishes"]],
             _all(a["teacher_finishes"], "quality"),
+            palette,
         )
-        for label, a in analysed
+        for one, a in analysed
     ]
     note = "At 0 % the teacher writes alone; at 100 % it may still go on where the student ended."
-    title = "Student begins, teacher finishes"
+    note += _sentences(analysed)
+    title, metric = "Student begins, teacher finishes", analysed[0][1]["metric"].upper()
     return Chart(title, "% of the student's text that is kept", metric, lines, note)
 
 
@@ -141,8 +161,9 @@ def _all(records: Sequence[Record], key: str) -> list[Any]:
 
 
 def quality_and_speed(study: Study, test: str, palette: Palette) -> Chart:
-    """Every row of a test split: greedy sentences a second, and quality."""
-    rows = [r for r in study.rows if r["test"] == test and r.get("greedy_sentences_per_s")]
+    """Methods on a test split, as means over seeds: greedy sentences a second, and quality."""
+    found = study.results.get("means") or study.rows
+    rows = [r for r in found if r["test"] == test and r.get("greedy_sentences_per_s")]
     students = list(dict.fromkeys(row["student"] for row in rows if row["student"]))
     lines = [
         Line(
@@ -150,12 +171,12 @@ def quality_and_speed(study: Study, test: str, palette: Palette) -> Chart:
             palette.of(row["method"]),
             [row["greedy_sentences_per_s"]],
             [quality_of(row)],
-            shape=students.index(row["student"]) if row["student"] else len(SHAPES) - 1,
+            shape=students.index(row["student"]) if row["student"] else TEACHER,
         )
         for row in rows
     ]
-    shapes = [f"{SHAPES[i % len(SHAPES)]} {student}" for i, student in enumerate(students)]
-    shapes.append(f"{SHAPES[-1]} teacher")
+    shapes = [f"{SHAPES[place(i)]} {student}" for i, student in enumerate(students)]
+    shapes.append(f"{SHAPES[TEACHER]} teacher")
     return Chart(
         f"Quality against speed: {study.name}, {test}",
         "sentences a second, greedy",

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import imitkd
-from imitkd.report import examples, figures, tables
-from imitkd.report.charts import SERIES, Chart
+from imitkd.report import examples, figures, records, tables, trainings
+from imitkd.report.charts import COLOURS, Chart
 from imitkd.report.examples import Comparison
 from imitkd.report.figures import Palette
+from imitkd.report.progress import progress
 from imitkd.report.reading import Run, Study, read_any
 from imitkd.report.tables import Table
 from seq2seq.checkpoint import atomic_file
@@ -23,9 +22,10 @@ _TEMPLATE = "page.html.j2"
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with what belongs below it."""
+    """A heading with what belongs below it, ``notes`` first."""
 
     title: str
+    notes: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     charts: list[Chart] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
@@ -71,7 +71,7 @@ def render(found: Sequence[Run | Study]) -> str:
     return environment.get_template(_TEMPLATE).render(
         title=" · ".join(dict.fromkeys(one.name for one in found)),
         sections=[section for section in _sections(runs, studies) if section.filled],
-        series=SERIES,
+        colours=COLOURS,
         version=imitkd.__version__,
     )
 
@@ -86,26 +86,34 @@ def _sections(runs: Sequence[Run], studies: Sequence[Study]) -> list[Section]:
             results.append(evaluations)
     speed = [figures.quality_and_speed(study, test, palette) for study, test in splits]
     speed.append(figures.evaluated_speed(runs, palette))
+    groups = [trainings.of_runs(runs)]
+    groups += [group for study in studies for group in trainings.of_study(study)]
     return [
-        Section("Results", tables=results),
+        Section("Results", notes=list(map(progress, studies)), tables=results),
         Section("Quality against speed", charts=[chart for chart in speed if chart.lines]),
-        Section("Learning curves", charts=figures.learning_curves(runs, palette)),
-        Section("Exposure bias", charts=figures.exposure(runs, palette)),
+        Section(
+            "Learning curves",
+            charts=[chart for group in groups for chart in figures.learning_curves(group, palette)],
+        ),
+        *(
+            Section(
+                group.titled("Exposure bias"),
+                notes=[group.note],
+                charts=figures.exposure(group, palette),
+            )
+            for group in groups
+        ),
         *(
             Section(f"Where methods differ: {study.name}, {test}", comparisons=chosen)
             for study, test in splits
             if (chosen := examples.of_study(study, test))
         ),
         Section("Validation sentences", comparisons=examples.of_runs(runs)),
-        Section("What was run", records=[*map(_run_record, runs), *map(_study_record, studies)]),
+        Section(
+            "What was run",
+            records=[
+                *map(records.of_run, runs),
+                *(record for study in studies for record in records.of_study(study)),
+            ],
+        ),
     ]
-
-
-def _run_record(run: Run) -> tuple[str, str]:
-    summary = json.dumps(run.summary, indent=2, ensure_ascii=False) if run.summary else "unfinished"
-    return f"{run.name} ({run.path})", f"{run.config_text.rstrip()}\n\nsummary: {summary}"
-
-
-def _study_record(study: Study) -> tuple[str, str]:
-    rest: dict[str, Any] = {k: v for k, v in study.results.items() if k not in ("rows", "means")}
-    return f"{study.name} ({study.path})", json.dumps(rest, indent=2, ensure_ascii=False)

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from imitkd.analysing import ANALYSIS_FILE
+from imitkd.study.cell_files import CURVE_FILE
 from seq2seq.corpus import Example, read_split
 from seq2seq.errors import UserError
 from student_trainer.run_directory import RunDirectory
@@ -17,6 +18,19 @@ from student_trainer.run_directory import RunDirectory
 RESULTS_FILE = "results.json"
 
 Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Validations of a training, in order.
+
+    Attributes:
+        metric: what it was judged by, ``bleu`` or a kind of ``rouge``.
+        points: ``step`` and scores.
+    """
+
+    metric: str
+    points: list[Record]
 
 
 @dataclass(frozen=True)
@@ -45,21 +59,56 @@ class Run:
         """Of its configuration."""
         return str(self.config["name"])
 
+    @property
+    def curve(self) -> Curve | None:
+        """Its validations, None before the first."""
+        metric = (self.config.get("validation") or {}).get("metric", "bleu")
+        return Curve(metric, self.validations) if self.validations else None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A finished cell of a study: its files as they lie there.
+
+    Attributes:
+        student, seed: None for the teacher.
+        details: what ``cell.json`` says for readers.
+        texts: greedy hypotheses by test split.
+        curve, analysis: None without the file.
+    """
+
+    method: str
+    student: str | None
+    seed: int | None
+    details: Record
+    texts: dict[str, list[str]]
+    curve: Curve | None
+    analysis: Record | None
+
+    @property
+    def name(self) -> str:
+        """As the study names it, by student, method and seed."""
+        return f"{self.student}/{self.method}/seed{self.seed}" if self.student else self.method
+
+    @property
+    def label(self) -> str:
+        """A method with the student it trained; the teacher by itself."""
+        return f"{self.method} · {self.student}" if self.student else self.method
+
 
 @dataclass(frozen=True)
 class Study:
-    """A study's results with the texts behind them.
+    """A study's results with the cells behind them.
 
     Attributes:
         results: ``rows`` at least.
-        texts: by test split and label of a cell, its greedy hypotheses; empty where only results
-            are at hand.
+        cells: those that have rows, in the order of the rows; empty where only results are at hand.
         examples: by test split, sources and references where the corpus is at hand.
     """
 
     path: Path
     results: Record
-    texts: dict[str, dict[str, list[str]]]
+    cells: list[Cell]
     examples: dict[str, list[Example]]
 
     @property
@@ -136,38 +185,59 @@ def read_study(path: Path) -> Study:
     for number, row in enumerate(results["rows"], 1):
         if missing := sorted(needed - row.keys()):
             raise UserError(f"{path / RESULTS_FILE}: row {number} has no {', '.join(missing)}")
-    study = Study(path, results, _texts(path), {})
-    return Study(path, results, study.texts, _examples(study))
+    return Study(path, results, _cells(path, results["rows"]), _examples(results))
 
 
-def _texts(path: Path) -> dict[str, dict[str, list[str]]]:
-    """Greedy texts of the first seed of each cell."""
-    cells = []
+def _cells(path: Path, rows: list[Record]) -> list[Cell]:
+    """Of the cells that lie there those with rows: a study may have dropped others since."""
+    found = {}
     for file in path.glob("cells/**/cell.json"):
         facts = _json(file) or {}
-        cells.append((facts.get("student") or "", facts.get("seed") or 0, file.parent, facts))
-    found: dict[str, dict[str, list[str]]] = {}
-    for _, _, folder, facts in sorted(cells, key=lambda cell: cell[:3]):
-        for file in sorted(folder.glob("*.greedy.txt")):
-            texts = file.read_text("utf-8").removesuffix("\n").split("\n")
-            split = found.setdefault(file.name.removesuffix(".greedy.txt"), {})
-            split.setdefault(label_of(facts), texts)
-    return found
+        found[_key(facts)] = (file.parent, facts)
+    keys = dict.fromkeys(map(_key, rows))
+    return [_cell(*found[key]) for key in keys if key in found]
 
 
-def _examples(study: Study) -> dict[str, list[Example]]:
-    corpus = study.results.get("corpus")
+def _key(record: Record) -> tuple[Any, ...]:
+    return tuple(record.get(name) for name in ("student", "method", "seed"))
+
+
+def _cell(folder: Path, facts: Record) -> Cell:
+    texts = {
+        file.name.removesuffix(".greedy.txt"): file.read_text("utf-8")
+        .removesuffix("\n")
+        .split("\n")
+        for file in sorted(folder.glob("*.greedy.txt"))
+    }
+    return Cell(
+        facts["method"],
+        facts.get("student"),
+        facts.get("seed"),
+        facts.get("details") or {},
+        texts,
+        _curve(folder / CURVE_FILE),
+        _json(folder / ANALYSIS_FILE),
+    )
+
+
+def _curve(path: Path) -> Curve | None:
+    found = _json(path)
+    if not found:
+        return None
+    try:
+        return Curve(found["metric"], found["points"])
+    except KeyError as error:
+        raise UserError(f"{path} has no {error}; remove it, or run its cell again") from error
+
+
+def _examples(results: Record) -> dict[str, list[Example]]:
+    corpus = results.get("corpus")
     where = corpus.get("path") if isinstance(corpus, dict) else corpus
     found = {}
-    for test in study.tests:
+    for test in dict.fromkeys(str(row["test"]) for row in results["rows"]):
         if where and (Path(where) / f"{test}.jsonl").is_file():
             found[test] = read_split(Path(where), test)
     return found
-
-
-def label_of(row: Record) -> str:
-    """A method with the student it trained; the teacher by itself."""
-    return f"{row['method']} · {row['student']}" if row.get("student") else str(row["method"])
 
 
 def _json(path: Path) -> Record | None:

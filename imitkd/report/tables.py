@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from imitkd.report.figures import run_labels, study_metric
+from imitkd.report.figures import study_metric
 from imitkd.report.reading import Record, Run, Study
+from imitkd.report.trainings import run_labels
+from imitkd.study.table import p_text
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,7 @@ class Table:
 
     Attributes:
         folded: shown when it is asked for.
-        best: places ``(row, column)`` of the best number of a column, the teacher's left out.
+        best: places ``(row, column)`` of the best number of each student in a column.
     """
 
     title: str
@@ -35,8 +37,8 @@ def _fixed(digits: int) -> Callable[[Any], str]:
     return lambda value: f"{value:,.{digits}f}"
 
 
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+def _difference(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
 
 
 _STUDY: list[_Column] = [
@@ -49,29 +51,58 @@ _STUDY: list[_Column] = [
     ("ROUGE-1", "rouge1", _fixed(2)),
     ("ROUGE-2", "rouge2", _fixed(2)),
     ("ROUGE-L", "rougeL", _fixed(2)),
-    ("p vs vanilla", "p_vs_vanilla", _p),
-    ("p vs SeqKD", "p_vs_seqkd", _p),
+    ("ROUGE-1 beam 5", "rouge1_beam5", _fixed(2)),
+    ("ROUGE-2 beam 5", "rouge2_beam5", _fixed(2)),
+    ("ROUGE-L beam 5", "rougeL_beam5", _fixed(2)),
+    ("Δ vs vanilla", "delta_vs_vanilla", _difference),
+    ("p vs vanilla", "p_vs_vanilla", p_text),
+    ("Δ vs SeqKD", "delta_vs_seqkd", _difference),
+    ("p vs SeqKD", "p_vs_seqkd", p_text),
+    ("% of teacher", "percent_of_teacher", _fixed(1)),
     ("parameters", "parameters", _fixed(0)),
     ("sentences/s", "greedy_sentences_per_s", _fixed(1)),
     ("training s", "train_seconds", _fixed(0)),
 ]
-_BEST = {"bleu_greedy", "bleu_beam5", "chrf", "rouge1", "rouge2", "rougeL"}
+_NOTE = (
+    "Bold: the best of a student. Δ: difference to the baseline of the same student, or to the one "
+    "that a variant has of its own. Intervals and p-values by bootstrap over sentences."
+)
+_SHARE_NOTE = " % of teacher: a student's greedy score, of the teacher's with a beam."
+_BEST = {"bleu_greedy", "bleu_beam5", "chrf"} | {
+    f"{kind}{how}" for kind in ("rouge1", "rouge2", "rougeL") for how in ("", "_beam5")
+}
 
 
 def study_tables(study: Study, test: str) -> list[Table]:
     """Means over seeds where the results have them, then every row, of one test split."""
-    title, note = f"{study.name}: {test}", "Intervals and p-values by bootstrap over sentences."
-    rows = [row for row in study.rows if row["test"] == test]
-    means = [row for row in study.results.get("means", []) if row["test"] == test]
+    title = f"{study.name}: {test}"
+    rows, means = (
+        _with_share(study, [row for row in some if row["test"] == test])
+        for some in (study.rows, study.results.get("means", []))
+    )
     if not means or len(means) == len(rows):
-        return [_of_rows(study, rows, title, note)]
+        return [_of_rows(study, rows, title)]
     return [
-        _of_rows(study, means, f"{title}, means over seeds", note),
-        replace(_of_rows(study, rows, f"{title}, each seed", note), folded=True),
+        _of_rows(study, means, f"{title}, means over seeds"),
+        replace(_of_rows(study, rows, f"{title}, each seed"), folded=True),
     ]
 
 
-def _of_rows(study: Study, rows: Sequence[Record], title: str, note: str) -> Table:
+def _with_share(study: Study, rows: Sequence[Record]) -> list[Record]:
+    """Students by themselves, and what each has, greedily, of its teacher's score with a beam."""
+    metric = study.results.get("metric", "bleu")
+    greedy, beam = f"{metric}_greedy" if metric == "bleu" else metric, f"{metric}_beam5"
+    teacher = next((row.get(beam) for row in rows if not row["student"]), None)
+    students = list(dict.fromkeys(row["student"] for row in rows))
+    return [
+        row | {"percent_of_teacher": 100 * row[greedy] / teacher}
+        if teacher and row["student"]
+        else row
+        for row in sorted(rows, key=lambda row: students.index(row["student"]))
+    ]
+
+
+def _of_rows(study: Study, rows: Sequence[Record], title: str) -> Table:
     """Columns that no row has are left out."""
     columns = [c for c in _STUDY if c[0] == "method" or any(r.get(c[1]) is not None for r in rows)]
     cells = [[_shown(row, key, form) for _, key, form in columns] for row in rows]
@@ -81,14 +112,9 @@ def _of_rows(study: Study, rows: Sequence[Record], title: str, note: str) -> Tab
         names.insert(place, f"95 % ({study_metric(study)})")
         for row, shown in zip(rows, cells, strict=True):
             shown.insert(place, _interval(row))
-    return Table(
-        title,
-        names,
-        cells,
-        sum(key in ("method", "student", "seed") for _, key, _ in columns),
-        note,
-        best=_best(rows, columns, names),
-    )
+    words = sum(key in ("method", "student", "seed") for _, key, _ in columns)
+    note = _NOTE + _SHARE_NOTE * ("% of teacher" in names)
+    return Table(title, names, cells, words, note, best=_best(rows, columns, names))
 
 
 def _shown(row: Record, key: str, form: Callable[[Any], str]) -> str:
@@ -106,12 +132,14 @@ def _interval(row: Record) -> str:
 def _best(
     rows: Sequence[Record], columns: Sequence[_Column], names: Sequence[str]
 ) -> frozenset[tuple[int, int]]:
+    """Among the methods of one student: students of other sizes are not to be compared."""
     found = set()
-    students = [i for i, row in enumerate(rows) if row["method"] != "teacher"]
-    for name, key, _ in columns:
-        scored = [i for i in students if rows[i].get(key) is not None]
-        if key in _BEST and len(scored) > 1:
-            found.add((max(scored, key=lambda i: rows[i][key]), names.index(name)))
+    for student in {row["student"] for row in rows if row["student"]}:
+        methods = [i for i, row in enumerate(rows) if row["student"] == student]
+        for name, key, _ in columns:
+            scored = [i for i in methods if rows[i].get(key) is not None]
+            if key in _BEST and len(scored) > 1:
+                found.add((max(scored, key=lambda i: rows[i][key]), names.index(name)))
     return frozenset(found)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -16,6 +16,10 @@ from seq2seq.model import describe
 from student_trainer.config import RunConfig, make_config
 from student_trainer.methods import METHODS, Method
 from student_trainer.yaml_files import apply_override, merge, read_mapping
+
+# What rows are compared with: the variant of that name, unless one names another.
+Baseline = Literal["vanilla", "seqkd"]
+BASELINES: tuple[Baseline, ...] = get_args(Baseline)
 
 
 class _Section(BaseModel):
@@ -30,8 +34,8 @@ class VariantConfig(_Section):
         overrides: ``a.b: value`` on top of the shared configuration, tuned on validation.
         after: under ``seqinter``, the variant whose finished student it goes on from.
         seeds: those of the study's that it is trained with; all by default.
-        baselines: the variant that ``p_vs_vanilla`` (key ``vanilla``) or ``p_vs_seqkd`` (``seqkd``)
-            compares with instead, where this one learns from other data.
+        baselines: the variant that its rows are compared with instead of ``vanilla`` or ``seqkd``
+            (the keys), where this one learns from other data.
     """
 
     method: Method
@@ -39,7 +43,7 @@ class VariantConfig(_Section):
     overrides: dict[str, Any] = {}
     after: str = "vanilla"
     seeds: list[int] | None = None
-    baselines: dict[Literal["vanilla", "seqkd"], str] = {}
+    baselines: dict[Baseline, str] = {}
 
     @model_validator(mode="before")
     @classmethod

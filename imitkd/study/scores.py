@@ -10,14 +10,11 @@ import numpy as np
 
 from imitkd.study.cell_files import CellFacts, CellFiles
 from imitkd.study.metrics import Metric, metric_named
-from imitkd.study.plan import StudyConfig
+from imitkd.study.plan import BASELINES, StudyConfig
 from imitkd.study.significance import draws, interval, mean_over, paired_p_value, resampled
 from seq2seq.errors import UserError
 from seq2seq.metrics import Scores, score_translations
 from seq2seq.rouge import Rouge, score_summaries
-
-# The labels that p-values compare with, unless a variant says otherwise.
-BASELINES = {"p_vs_vanilla": "vanilla", "p_vs_seqkd": "seqkd"}
 
 References = Mapping[str, Sequence[Sequence[str]]]
 
@@ -47,8 +44,8 @@ def score_cells(
 ) -> dict[str, Any]:
     """``rows``, one for each cell and test split; ``means`` over seeds; and what they rest on.
 
-    Intervals and p-values are of the metric on the greedy texts. A p-value compares with the same
-    student, seed and split; that of a mean is of the difference of the means over seeds.
+    Intervals, differences and p-values are of the metric on the greedy texts. A row is compared
+    with the same student, seed and split; of means it is the difference of the means over seeds.
 
     Raises:
         UserError: a cell's files cannot be read, or are of another number of sentences.
@@ -59,8 +56,8 @@ def score_cells(
         chosen = draws(len(references[test]), study.resamples, study.bootstrap_seed)
         for files in finished:
             scored.append(_scored(files, test, references[test], metric, study, chosen))
-    baselines = {
-        variant.label: {f"p_vs_{key}": label for key, label in variant.baselines.items()}
+    baselines: dict[str, dict[str, str]] = {
+        variant.label: {name: variant.baselines.get(name, name) for name in BASELINES}
         for variant in study.variants
     }
     first = scored[0]
@@ -133,7 +130,6 @@ def _row(
     facts, test = group[0].facts, group[0].test
     resamples = mean_over([one.resamples_R for one in group])
     low, high = interval(resamples)
-    compared = BASELINES | dict(baselines.get(facts.method, {}))
     seconds = [one.facts.train_seconds for one in group if one.facts.train_seconds is not None]
     return {
         "method": facts.method,
@@ -148,7 +144,7 @@ def _row(
         **_rouge([one.rouge_beam for one in group], "_beam5"),
         "ci_low": low,
         "ci_high": high,
-        **{key: _p_value(group, scored, label) for key, label in compared.items()},
+        **_compared(group, scored, baselines.get(facts.method, {})),
         "parameters": facts.parameters,
         "greedy_sentences_per_s": _mean([x.facts.greedy_sentences_per_s[test] for x in group]),
         "train_seconds": _mean(seconds) if seconds else None,
@@ -161,11 +157,32 @@ def _rouge(found: Sequence[Rouge | None], which: str = "") -> dict[str, float]:
     return {f"{kind}{which}": _mean([getattr(one, kind) for one in known]) for kind in kinds}
 
 
-def _p_value(group: Sequence[_Scored], scored: Sequence[_Scored], label: str) -> float | None:
-    """None for the baseline itself and the teacher, and where the baseline lacks a seed."""
+def _compared(
+    group: Sequence[_Scored], scored: Sequence[_Scored], baselines: Mapping[str, str]
+) -> dict[str, float | None]:
+    """Difference to each baseline, and the p-value of it.
+
+    None for the baseline itself and the teacher, and where the baseline lacks a seed.
+    """
+    found: dict[str, float | None] = {}
+    for name in BASELINES:
+        others = _baseline(group, scored, baselines.get(name))
+        delta = p_value = None
+        if others:
+            ours, theirs = (mean_over([x.resamples_R for x in part]) for part in (group, others))
+            delta = _mean([x.value for x in group]) - _mean([x.value for x in others])
+            p_value = paired_p_value(ours, theirs, delta)
+        found |= {f"delta_vs_{name}": delta, f"p_vs_{name}": p_value}
+    return found
+
+
+def _baseline(
+    group: Sequence[_Scored], scored: Sequence[_Scored], label: str | None
+) -> list[_Scored]:
+    """The cells of that label that a group is compared with, seed by seed; empty for none."""
     facts, test = group[0].facts, group[0].test
     if facts.student is None or facts.method == label:
-        return None
+        return []
     seeds = _seeds(group)
     others = [
         one
@@ -173,11 +190,7 @@ def _p_value(group: Sequence[_Scored], scored: Sequence[_Scored], label: str) ->
         if (one.facts.method, one.facts.student, one.test) == (label, facts.student, test)
         and one.facts.seed in seeds
     ]
-    if len(others) != len(group):
-        return None
-    ours, theirs = (mean_over([x.resamples_R for x in part]) for part in (group, others))
-    difference = _mean([x.value for x in group]) - _mean([x.value for x in others])
-    return paired_p_value(ours, theirs, difference)
+    return others if len(others) == len(group) else []
 
 
 def _mean(values: Sequence[float]) -> float:

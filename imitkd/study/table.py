@@ -12,6 +12,15 @@ def _number(key: str, digits: int) -> Callable[[Row], str]:
     return lambda row: "" if row[key] is None else f"{row[key]:,.{digits}f}"
 
 
+def p_text(value: float) -> str:
+    """A p-value, wherever one is shown; that of a thousand resamples at the least is 0.001."""
+    return f"{value:.3f}" if value >= 0.0005 else "< 0.001"
+
+
+def _p_value(key: str) -> Callable[[Row], str]:
+    return lambda row: "" if row[key] is None else p_text(row[key])
+
+
 def _interval(row: Row) -> str:
     return f"{row['ci_low']:.2f} .. {row['ci_high']:.2f}"
 
@@ -24,8 +33,8 @@ _COLUMNS: Sequence[tuple[str, Callable[[Row], str]]] = (
     ("95 %", _interval),
     ("BLEU beam", _number("bleu_beam5", 2)),
     ("chrF", _number("chrf", 2)),
-    ("p vs vanilla", _number("p_vs_vanilla", 3)),
-    ("p vs seqkd", _number("p_vs_seqkd", 3)),
+    ("p vs vanilla", _p_value("p_vs_vanilla")),
+    ("p vs seqkd", _p_value("p_vs_seqkd")),
     ("parameters", _number("parameters", 0)),
     ("sentences/s", _number("greedy_sentences_per_s", 1)),
     ("training s", _number("train_seconds", 0)),

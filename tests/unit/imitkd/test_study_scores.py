@@ -20,7 +20,8 @@ from tests.unit.imitkd.test_study_significance import REFERENCE, worse
 
 ROW_KEYS = {
     "method", "student", "seed", "test", "bleu_greedy", "bleu_beam5", "chrf", "ci_low", "ci_high",
-    "p_vs_vanilla", "p_vs_seqkd", "parameters", "greedy_sentences_per_s", "train_seconds",
+    "delta_vs_vanilla", "p_vs_vanilla", "delta_vs_seqkd", "p_vs_seqkd", "parameters",
+    "greedy_sentences_per_s", "train_seconds",
 }  # fmt: skip
 # How much each method's texts are spoilt, by seed.
 SPOILT = {"vanilla": 0.5, "seqkd": 0.35, "imitkd-full": 0.2}
@@ -114,18 +115,25 @@ def test_summaries_are_told_apart_by_rouge(study: Study, tmp_path: Path) -> None
     assert "| ROUGE-1 | ROUGE-2 | ROUGE-L |" in (tmp_path / "out/table.md").read_text()
 
 
-def test_p_values_compare_like_with_like(study: Study) -> None:
+def test_rows_are_compared_like_with_like(study: Study) -> None:
     results = study.rescore()
     rows = results["rows"]
-    assert row_of(rows, method="vanilla", seed=1, test="test")["p_vs_vanilla"] is None
+    vanilla = row_of(rows, method="vanilla", seed=1, test="test")
+    assert vanilla["p_vs_vanilla"] is None and vanilla["delta_vs_vanilla"] is None
     best = row_of(rows, method="imitkd-full", seed=1, test="test")
     assert best["p_vs_vanilla"] < 0.05 and 0 < best["p_vs_seqkd"] < 0.2
+    assert best["delta_vs_vanilla"] == pytest.approx(best["metric"] - vanilla["metric"])
     # Of the second seed there is no seqkd to compare with, nor of the mean over both.
-    assert row_of(rows, method="imitkd-full", seed=2, test="test")["p_vs_seqkd"] is None
+    alone = row_of(rows, method="imitkd-full", seed=2, test="test")
+    assert alone["p_vs_seqkd"] is None and alone["delta_vs_seqkd"] is None
     mean = row_of(results["means"], method="imitkd-full", test="test")
     assert mean["p_vs_seqkd"] is None and mean["p_vs_vanilla"] < 0.05 and mean["seed"] == [1, 2]
-    alone = [row_of(rows, method="imitkd-full", seed=s, test="test")["bleu_greedy"] for s in (1, 2)]
-    assert mean["bleu_greedy"] == pytest.approx(sum(alone) / 2)
+    single = [
+        row_of(rows, method="imitkd-full", seed=s, test="test")["bleu_greedy"] for s in (1, 2)
+    ]
+    assert mean["bleu_greedy"] == pytest.approx(sum(single) / 2)
+    vanilla = row_of(results["means"], method="vanilla", test="test")
+    assert mean["delta_vs_vanilla"] == pytest.approx(mean["metric"] - vanilla["metric"])
     assert mean["ci_high"] - mean["ci_low"] < max(
         row_of(rows, method="imitkd-full", seed=s, test="test")["ci_high"]
         - row_of(rows, method="imitkd-full", seed=s, test="test")["ci_low"]
@@ -142,6 +150,7 @@ def test_a_variant_names_what_it_is_compared_with(study: Study, tmp_path: Path) 
     found = row_of(changed["means"], method="imitkd-full", test="test")
     assert usual["p_vs_seqkd"] is None
     assert found["p_vs_seqkd"] == found["p_vs_vanilla"] == usual["p_vs_vanilla"]
+    assert found["delta_vs_seqkd"] == found["delta_vs_vanilla"] == usual["delta_vs_vanilla"]
 
 
 def test_the_table_comes_again_from_the_texts(study: Study, tmp_path: Path) -> None:
