@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from seq2seq.batch import pad_sequences
-from seq2seq.recurrent import Cell, Recurrent, RecurrentConfig
+from seq2seq.cells import Cell
+from seq2seq.recurrent import Recurrent, RecurrentConfig
 from tests.builders import sentences, tiny_model
 
 pytest.importorskip("onnx")
