@@ -27,6 +27,7 @@ from seq2seq.checkpoint import (
     save_model_directory,
 )
 from seq2seq.corpus import stream_split
+from seq2seq.encoder_decoder import EncoderDecoder
 from seq2seq.errors import UserError
 from seq2seq.model import Seq2SeqModel, build_model
 from seq2seq.parts import parts_of
@@ -34,7 +35,7 @@ from seq2seq.vocabulary import SentencePieceVocabulary
 from student_trainer.targets import read_distilled
 
 _BATCH = 4096
-_VOCABULARY_ROWS = ("embedding.weight", "logit_bias")
+_VOCABULARY_ROWS = ("embedding.weight", "logit_bias", "source_embedding.weight")
 # Its messages are made when it is imported: nothing a type checker sees.
 _MODEL: Any = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]
 
@@ -78,8 +79,8 @@ def trim(whole: ModelDirectory, texts: Iterable[str], least: int = 1) -> Trimmed
         UserError: the model is not of the kinds whose vocabulary can be cut.
     """
     vocabulary = whole.vocabulary
-    known = whole.model.state_dict().keys() >= {*_VOCABULARY_ROWS}
-    if not isinstance(vocabulary, SentencePieceVocabulary) or not known:
+    ours = isinstance(whole.model, EncoderDecoder)
+    if not isinstance(vocabulary, SentencePieceVocabulary) or not ours:
         raise UserError(
             f"{whole.path} has a vocabulary of kind {vocabulary.kind!r}; only models of ours with "
             "one SentencePiece model for both languages can be trimmed"

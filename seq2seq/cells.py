@@ -72,32 +72,49 @@ class SRU(Cell):
 
     ``packed`` holds ``W``, ``W_f``, ``W_r`` (and ``W_x``) one over the other, ``feedback`` is
     ``v_f, v_r`` and ``bias`` ``b_f, b_r``.
+
+    Args:
+        projection: each matrix is a product of two that meet in so many numbers, the one next to x
+            shared by all; 0, or a number that would save nothing: matrices are whole.
+        carried: which ``d_out`` numbers of x stand for that last x; with none of them ``W_x x``
+            does. All where ``d_out`` is ``d_in``, else none, unless it is given.
     """
 
     HIGHWAY_BIAS = 0.0
 
-    def __init__(self, d_in: int, d_out: int) -> None:
+    def __init__(
+        self, d_in: int, d_out: int, projection: int = 0, carried: range | None = None
+    ) -> None:
         super().__init__()
         self.width = d_out
-        self._parts = 3 if d_in == d_out else 4
+        if carried is None:
+            carried = range(d_out if d_in == d_out else 0)
+        self._carried = slice(carried.start, carried.stop) if carried else None
         self._alpha = math.sqrt(1 + 2 * math.exp(self.HIGHWAY_BIAS))
-        self.packed = nn.Linear(d_in, self._parts * d_out, bias=False)
+        narrow = 0 < projection < min(d_in, d_out)
+        self.projection = nn.Linear(d_in, projection, bias=False) if narrow else None
+        parts = 3 if carried else 4
+        self.packed = nn.Linear(projection if narrow else d_in, parts * d_out, bias=False)
         self.feedback = nn.Parameter(torch.zeros(2, d_out))
         self.bias = nn.Parameter(torch.zeros(2, d_out))
         self.initialise()
 
     def initialise(self) -> None:
-        # Variance 1 / d_in, as in section 3.2 of the paper.
-        bound = math.sqrt(3 / self.packed.in_features)
-        nn.init.uniform_(self.packed.weight, -bound, bound)
+        for matrix in (self.projection, self.packed):
+            if matrix is not None:
+                # Variance 1 / d_in, as in section 3.2 of the paper.
+                bound = math.sqrt(3 / matrix.in_features)
+                nn.init.uniform_(matrix.weight, -bound, bound)
         nn.init.constant_(self.bias[1], self.HIGHWAY_BIAS)
 
     def _products(self, x: Tensor) -> list[Tensor]:
         """``W x``, both gates before what is remembered comes in, and the highway's input."""
-        new, forget, reset, *other = self.packed(x).chunk(self._parts, -1)
+        narrow = x if self.projection is None else self.projection(x)
+        new, forget, reset, *other = self.packed(narrow).split(self.width, -1)
         gates = forget + self.bias[0], reset + self.bias[1]
         wide = gates[0].dtype
-        return [new.to(wide), *gates, (other[0] if other else x).to(wide)]
+        highway = other[0] if self._carried is None else x[..., self._carried]
+        return [new.to(wide), *gates, highway.to(wide)]
 
     def _said(self, past: Tensor, memory: Tensor, reset: Tensor, x: Tensor) -> Tensor:
         share = torch.addcmul(reset, past, self.feedback[1]).sigmoid()

@@ -1,4 +1,4 @@
-"""Layers of encoder-decoders, and the shape of a stack of them.
+"""Layers with residual connections, and the shape of a stack of them.
 
 The query, key and value projections of self-attention are one matrix, as are key and value of
 cross-attention; an export splits them by rows.
@@ -10,37 +10,25 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from seq2seq.batch import length_mask
 from seq2seq.dropout import DropoutSource, PooledDropout
+from seq2seq.encoder_decoder import ShapeConfig
 from seq2seq.packing import PADDED, Padded
 from seq2seq.transformer_state import SourceState
-from seq2seq.vocabulary import EOS_ID, PAD_ID, START_ID
 
 
-class StackConfig(BaseModel):
-    """Shape of an :class:`EncoderDecoder`; unknown keys are refused."""
+class StackConfig(ShapeConfig):
+    """Shape of layers with residual connections, all of width ``d_model``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    vocab_size: int = Field(ge=5)
-    d_model: int = Field(256, ge=2)
     heads: int = Field(4, ge=1)
     ffn: int = Field(1024, ge=1)
-    encoder_layers: int = Field(3, ge=1)
-    decoder_layers: int = Field(3, ge=1)
     norm: Literal["pre", "post"] = "pre"
     activation: Literal["relu", "gelu", "swish"] = "relu"
     positions: Literal["vaswani", "tensor2tensor"] = "vaswani"
-    dropout: float = Field(0.1, ge=0.0, lt=1.0)
-    max_source_length: int = Field(256, ge=1)
-    max_target_length: int = Field(256, ge=1)
-    pad_id: int = PAD_ID
-    eos_id: int = EOS_ID
-    start_id: int = START_ID
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -145,6 +145,7 @@ def build_model(config: dict[str, Any]) -> Seq2SeqModel:
         UserError: unknown kind, unknown key or value out of range.
     """
     from seq2seq.recurrent import Recurrent, RecurrentConfig
+    from seq2seq.stacked import Stacked, StackedConfig
     from seq2seq.transformer import Transformer, TransformerConfig
 
     kind = config.get("kind")
@@ -153,9 +154,11 @@ def build_model(config: dict[str, Any]) -> Seq2SeqModel:
             return Transformer(TransformerConfig(**config))
         if kind == "recurrent":
             return Recurrent(RecurrentConfig(**config))
+        if kind == "stacked":
+            return Stacked(StackedConfig(**config))
     except ValidationError as error:
         raise UserError(f"model configuration: {describe(error)}") from error
-    raise UserError(f"unknown model kind {kind!r}; known kinds: transformer, recurrent")
+    raise UserError(f"unknown model kind {kind!r}; known kinds: transformer, recurrent, stacked")
 
 
 def describe(error: ValidationError) -> str:

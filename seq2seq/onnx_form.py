@@ -1,8 +1,8 @@
 """A model in the form of ONNX: its encoder, and one step of its decoder with what it remembers.
 
-Any :class:`~seq2seq.transformer.EncoderDecoder` goes, whatever its layers remember: one row each,
-or keys and values that grow with every step; an encoder may have cells too. The names say what
-belongs together::
+Any :class:`~seq2seq.encoder_decoder.EncoderDecoder` goes, whatever its layers remember: one row
+each, or keys and values that grow with every step; an encoder may have cells too. The names say
+what belongs together::
 
     encoder   source [rows, length] int64, lengths [rows] int64     ->  memory.*
     decoder   tokens [rows] int64, position [1] int64, memory.*, state.*  ->  logits, next.*
@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from seq2seq.batch import length_mask
+from seq2seq.cells import Cell
+from seq2seq.encoder_decoder import EncoderDecoder
 from seq2seq.errors import UserError
-from seq2seq.recurrent import Cell
-from seq2seq.transformer import EncoderDecoder
 from seq2seq.transformer_state import Memory, TransformerState
 
 ROWS, LENGTH, READ = "rows", "length", "read"
@@ -127,24 +127,23 @@ class _Encoder(nn.Module):
         states = self.model.encode(source_BS, lengths_B).states_BSD
         real = length_mask(lengths_B, source_BS.shape[1])
         mask = torch.where(real, 0.0, -torch.inf)[:, None, None, :]
-        layers: Any = self.model.decoder_layers
-        cross = [Memory.of(*layer.cross_keys(states)) for layer in layers]
+        cross = self.model.cross_memory(states)
         return mask, *(tensor for _, tensor in _parts("", cross))
 
 
 class _Step(nn.Module):
     """One step; its inputs follow each other as :func:`_parts` lays them out."""
 
-    def __init__(self, model: EncoderDecoder, own: Sequence[Any]) -> None:
+    def __init__(self, model: EncoderDecoder, attentions: int, own: Sequence[Any]) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.attentions = model, attentions
         self.grows = [isinstance(memory, Memory) for memory in own]
 
     def forward(
         self, tokens_N: Tensor, position: Tensor, mask: Tensor, *rest: Tensor
     ) -> tuple[Tensor, ...]:
         given = iter(rest)
-        cross = [Memory(next(given), next(given)) for _ in self.grows]
+        cross = [Memory(next(given), next(given)) for _ in range(self.attentions)]
         own = [Memory(next(given), next(given)) if g else next(given) for g in self.grows]
         state = TracedState(cross, mask, own, position)
         logits = self.model.project(self.model.step(tokens_N, state))
@@ -207,7 +206,7 @@ def save(model: EncoderDecoder, encoder_file: Path, decoder_file: Path) -> None:
     }
     first = {"tokens": torch.tensor([config.start_id] * 2), "position": torch.tensor([1])}
     _trace(
-        _Step(model, started.own).eval(),
+        _Step(model, len(started.cross), started.own).eval(),
         decoder_file,
         first | memory | state,
         ["logits", *following],

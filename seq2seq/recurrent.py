@@ -16,12 +16,12 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from seq2seq.batch import length_mask
-from seq2seq.cells import CELLS, Cell
+from seq2seq.both_ends import BothEnds, mirror
+from seq2seq.cells import CELLS
 from seq2seq.dropout import DropoutSource
 from seq2seq.layers import Block, DecoderLayer, EncoderLayer, FeedForward, StackConfig
 from seq2seq.packing import PADDED, Padded
-from seq2seq.transformer import EncoderDecoder
+from seq2seq.transformer import LayeredModel
 from seq2seq.transformer_state import Memory, SourceState
 
 
@@ -87,48 +87,28 @@ class _RecurrentLayer(DecoderLayer):
         return said[:, None, :]
 
 
-class _BidirectionalLayer(nn.Module):
-    """Two cells, one from each end of a source, then feed-forward (none where ``ffn`` is 0)."""
+class _BidirectionalLayer(BothEnds):
+    """Cells from both ends of a source, then feed-forward (none where ``ffn`` is 0)."""
 
     def __init__(self, config: RecurrentConfig, source: DropoutSource) -> None:
-        super().__init__()
         make, half = CELLS[config.cell], config.d_model // 2
-        self.rightwards = make(config.d_model, half)
-        self.leftwards = make(config.d_model, half)
+        super().__init__(make(config.d_model, half), make(config.d_model, half))
         self.block = Block(config, source)
         self.feed_forward = FeedForward(config, source) if config.ffn else None
         self.feed_forward_block = Block(config, source) if config.ffn else None
 
     def forward(self, x: Tensor, mirror_BS: Tensor, layout: Padded = PADDED) -> Tensor:
-        """``mirror_BS``: see :func:`mirror`."""
-        y = layout.lay_out(self.block.before(x))
-        right, left = self.rightwards(y), _turned(self.leftwards(_turned(y, mirror_BS)), mirror_BS)
-        x = self.block.after(x, layout.pack(torch.cat([right, left], -1)))
+        y = self.read(layout.lay_out(self.block.before(x)), mirror_BS)
+        x = self.block.after(x, layout.pack(y))
         if self.feed_forward is None or self.feed_forward_block is None:
             return x
         return self.feed_forward_block.apply_to(x, self.feed_forward)
 
 
-def mirror(lengths_B: Tensor, width: int) -> Tensor:
-    """int64 ``[B, width]``: for each real position the one as far from the other end of its row."""
-    places = torch.arange(width, device=lengths_B.device).expand(lengths_B.shape[0], width)
-    return torch.where(length_mask(lengths_B, width), lengths_B[:, None] - 1 - places, places)
-
-
-def _turned(x_BSD: Tensor, mirror_BS: Tensor) -> Tensor:
-    return x_BSD.gather(1, mirror_BS[:, :, None].expand_as(x_BSD))
-
-
-class Recurrent(EncoderDecoder):
+class Recurrent(LayeredModel):
     """Recurrent decoder and either encoder behind the shared interface."""
 
     config: RecurrentConfig
-
-    def _initialise(self) -> None:
-        super()._initialise()
-        for module in self.modules():
-            if isinstance(module, Cell):
-                module.initialise()
 
     def _encoder_layer(self, source: DropoutSource) -> nn.Module:
         if self.config.encoder == "recurrent":

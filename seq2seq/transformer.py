@@ -1,26 +1,25 @@
 """Transformer encoder-decoder in the forms that inference engines know.
 
 ``norm: post`` is Marian's layout, ``norm: pre`` Pegasus's (a final layer norm after each stack).
-Sinusoidal positions in their half-split layout, embeddings scaled by sqrt(D) and tied to the
-output projection, which has a bias.
+Sinusoidal positions in their half-split layout.
 """
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seq2seq.dropout import DropoutSource, PooledDropout
+from seq2seq.dropout import DropoutSource
+from seq2seq.encoder_decoder import EncoderDecoder
 from seq2seq.layers import Attention, DecoderLayer, EncoderLayer, StackConfig, key_mask
-from seq2seq.model import DecoderState, EncoderOutput, Seq2SeqModel
-from seq2seq.packing import PADDED, Packed, Padded, packing
-from seq2seq.transformer_state import Memory, SourceState, TransformerState
+from seq2seq.model import EncoderOutput
+from seq2seq.packing import Padded
+from seq2seq.transformer_state import Memory, TransformerState
 
 
 class TransformerConfig(StackConfig):
@@ -44,19 +43,13 @@ class _SelfAttentionLayer(DecoderLayer):
         return self.self_attention.merge(state.attend_own(layer, q, k, v))
 
 
-class EncoderDecoder(Seq2SeqModel):
-    """A stack of layers that reads, a Transformer's by default, and one that attends to it."""
+class LayeredModel(EncoderDecoder):
+    """Layers that read, a Transformer's by default, and layers each of which attends to it."""
 
     config: StackConfig
-    positions: Tensor
 
-    def __init__(self, config: StackConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.dropout_source = source = DropoutSource()
-        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
-        self.logit_bias = nn.Parameter(torch.zeros(config.vocab_size))
-        self.dropout = PooledDropout(config.dropout, source)
+    def _make_layers(self) -> None:
+        config, source = self.config, self.dropout_source
         self.encoder_layers = nn.ModuleList(
             self._encoder_layer(source) for _ in range(config.encoder_layers)
         )
@@ -66,91 +59,47 @@ class EncoderDecoder(Seq2SeqModel):
         pre = config.norm == "pre"
         self.encoder_norm = nn.LayerNorm(config.d_model) if pre else nn.Identity()
         self.decoder_norm = nn.LayerNorm(config.d_model) if pre else nn.Identity()
-        # One more than the longest target: a target at the limit is read behind a start symbol.
-        length = max(config.max_source_length, config.max_target_length) + 1
-        table = sinusoidal_positions(length, config.d_model, config.positions)
-        self.register_buffer("positions", table, persistent=False)
-        self._scale = math.sqrt(config.d_model)
-        self._initialise()
 
     def _encoder_layer(self, source: DropoutSource) -> nn.Module:
-        """A layer of the encoder; it takes states, what :meth:`_encoder_view` says, a layout."""
         return EncoderLayer(self.config, source)
-
-    def _encoder_view(self, lengths_B: Tensor, width: int) -> Tensor:
-        """What the encoder's layers have to know of a batch's padding."""
-        return key_mask(lengths_B, width)
 
     @abstractmethod
     def _decoder_layer(self, source: DropoutSource) -> DecoderLayer:
         """A layer of the decoder, for ``self.config``."""
 
-    @abstractmethod
-    def _decoder_state(self, cross: list[Memory], lengths_B: Tensor, beams: int) -> SourceState:
-        """What the decoder's layers remember before the first token."""
+    def _encoder_view(self, lengths_B: Tensor, width: int) -> Tensor:
+        return key_mask(lengths_B, width)
 
-    def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        nn.init.normal_(self.embedding.weight, std=self.config.d_model**-0.5)
+    def _encoder_end(self, x: Tensor) -> Tensor:
+        return self.encoder_norm(x)
+
+    def _position_table(self, length: int) -> Tensor:
+        return sinusoidal_positions(length, self.config.d_model, self.config.positions)
 
     def _decoder(self) -> Iterable[DecoderLayer]:
         return cast(Iterable[DecoderLayer], self.decoder_layers)
 
-    def _embed(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
-        if positions is None:
-            positions = self.positions[: ids.shape[1]]
-        return self.dropout(torch.add(positions, self.embedding(ids), alpha=self._scale))
-
-    def encode(self, source_BS: Tensor, lengths_B: Tensor) -> EncoderOutput:
-        width = source_BS.shape[1]
-        layout = packing(lengths_B, width, self.training)
-        x = layout.pack(self._embed(source_BS))
-        view = self._encoder_view(lengths_B, width)
-        for layer in self.encoder_layers:
-            x = layer(x, view, layout)
-        return EncoderOutput(layout.lay_out(self.encoder_norm(x)), lengths_B)
-
-    def decode(self, encoded: EncoderOutput, inputs_BT: Tensor) -> Tensor:
-        return self._decode(encoded, inputs_BT, PADDED, PADDED)
-
-    def decode_real(self, encoded: EncoderOutput, inputs_BT: Tensor, lengths_B: Tensor) -> Tensor:
-        width = encoded.states_BSD.shape[1]
-        sources = packing(encoded.lengths_B, width, self.training)
-        return self._decode(encoded, inputs_BT, sources, Packed(lengths_B, inputs_BT.shape[1]))
-
     def _decode(
         self, encoded: EncoderOutput, inputs_BT: Tensor, sources: Padded, targets: Padded
     ) -> Tensor:
-        """Hidden states in the layout of the targets."""
-        x = targets.pack(self._embed(inputs_BT))
+        x = targets.pack(self._embed(self.embedding(inputs_BT)))
         states = sources.pack(encoded.states_BSD)
         mask = key_mask(encoded.lengths_B, encoded.states_BSD.shape[1])
         for layer in self._decoder():
             x = layer(x, *layer.cross_keys(states, sources), mask, targets)
         return self.decoder_norm(x)
 
-    def output_projection(self) -> tuple[Tensor, Tensor]:
-        return self.embedding.weight, self.logit_bias
+    def cross_memory(self, states_BSD: Tensor) -> list[Memory]:
+        return [Memory.of(*layer.cross_keys(states_BSD)) for layer in self._decoder()]
 
-    def start(self, encoded: EncoderOutput, beams: int = 1) -> SourceState:
-        states = encoded.states_BSD
-        cross = [Memory.of(*layer.cross_keys(states)) for layer in self._decoder()]
-        return self._decoder_state(cross, encoded.lengths_B, beams)
-
-    def step(self, tokens_N: Tensor, state: DecoderState) -> Tensor:
-        assert isinstance(state, SourceState)
-        x = self._embed(tokens_N[:, None], state.begin_step(self.positions))
+    def _step(self, x_N1D: Tensor, state: Any) -> Tensor:
+        x = x_N1D
         for index, layer in enumerate(self._decoder()):
             x = layer.step(x, index, state)
-        state.end_step()
         return self.decoder_norm(x).squeeze(1)
 
 
-class Transformer(EncoderDecoder):
+class Transformer(LayeredModel):
     """Encoder-decoder Transformer (Vaswani et al. 2017) behind the shared interface."""
 
     config: TransformerConfig

@@ -12,18 +12,39 @@ import pytest
 import torch
 
 from seq2seq.checkpoint import save_model_directory
+from seq2seq.encoder_decoder import EncoderDecoder
 from seq2seq.model import Seq2SeqModel, build_model
-from seq2seq.transformer import EncoderDecoder
 from seq2seq.vocabulary import EOS_ID, START_ID, SentencePieceVocabulary, Vocabulary
 
 FIRST_WORD = START_ID + 1
+# Every cell, no two widths alike, with and without what stands between or beside them.
+STACKED: dict[str, dict[str, Any]] = {
+    name: {"kind": "stacked"} | shape
+    for name, shape in {
+        "stacked-sru": {
+            "cell": "sru",
+            "d_model": 10,
+            "encoder_width": 7,
+            "decoder_width": 14,
+            "projection": 4,
+            "shared_embeddings": False,
+        },
+        "stacked-gru": {"cell": "gru", "d_model": 6, "encoder_width": 5, "decoder_width": 9},
+        "stacked-lstm": {"cell": "lstm", "d_model": 9, "encoder_width": 4, "decoder_width": 8},
+        "stacked-ssru": {"cell": "ssru", "d_model": 8, "encoder_width": 5, "decoder_width": 11},
+    }.items()
+}
 # Every cell, in either direction where it can be, with and without what may be left out.
 RECURRENT: dict[str, dict[str, Any]] = {
-    "sru": {"cell": "sru", "encoder": "recurrent", "ffn": 0, "positions": "none"},
-    "gru": {"cell": "gru"},
-    "lstm": {"cell": "lstm", "encoder": "recurrent", "norm": "post"},
-    "ssru": {"cell": "ssru", "encoder": "recurrent"},
-}
+    name: {"kind": "recurrent"} | shape
+    for name, shape in {
+        "sru": {"cell": "sru", "encoder": "recurrent", "ffn": 0, "positions": "none"},
+        "gru": {"cell": "gru"},
+        "lstm": {"cell": "lstm", "encoder": "recurrent", "norm": "post"},
+        "ssru": {"cell": "ssru", "encoder": "recurrent"},
+    }.items()
+} | STACKED
+_RESIDUAL = ("heads", "ffn")  # what stacks of cells have none of
 
 
 def tiny_model(
@@ -46,9 +67,12 @@ def tiny_model(
         "max_source_length": 48,
         "max_target_length": 48,
     }
+    shape |= changes
+    if shape["kind"] == "stacked":
+        shape = {key: value for key, value in shape.items() if key not in _RESIDUAL}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = build_model(shape | changes)
+        model = build_model(shape)
         assert isinstance(model, EncoderDecoder)
         with torch.no_grad():
             for parameter in model.parameters():

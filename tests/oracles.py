@@ -9,15 +9,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from seq2seq.model import Seq2SeqModel
 from seq2seq.noise import uniform_array
+from seq2seq.stacked import Stacked
 from seq2seq.transformer import Transformer
-from tests.recurrent_oracles import CELLS
+from tests.recurrent_oracles import CELLS, sru
 
 LogProbs = list[float]
 INFINITY = math.inf
@@ -386,6 +387,55 @@ class NaiveTransformer:
 
     def _linear(self, x: np.ndarray, name: str) -> np.ndarray:
         return self.weights[f"{name}.weight"] @ x + self.weights[f"{name}.bias"]
+
+
+class NaiveStacked:
+    """Luong et al. 2015 over the weights of a :class:`Stacked`, one vector at a time."""
+
+    def __init__(self, model: Stacked) -> None:
+        self.config: Any = model.config
+        self.weights = {k: v.double().numpy() for k, v in model.state_dict().items()}
+
+    def logits(self, source: Sequence[int], inputs: Sequence[int]) -> np.ndarray:
+        """``[T, V]``: row t is read behind ``inputs[: t + 1]``."""
+        w, each = self.weights, self.config.encoder_width
+        table = w["embedding.weight"]
+        states = self._rows(w.get("source_embedding.weight", table), source)
+        for number in range(self.config.encoder_layers):
+            name = f"encoder_layers.{number}"
+            halves = ([], []) if len(states[0]) != 2 * each else np.split(np.arange(2 * each), 2)
+            right = self._cell(states, f"{name}.rightwards", halves[0])
+            left = self._cell(states[::-1], f"{name}.leftwards", halves[1])[::-1]
+            states = [np.concatenate(pair) for pair in zip(right, left, strict=True)]
+        if "bridge.weight" in w:
+            states = [w["bridge.weight"] @ state for state in states]
+        said = self._rows(table, inputs)
+        for number in range(self.config.decoder_layers):
+            said = self._cell(said, f"decoder_layers.{number}", None)
+        return np.stack([table @ self._hidden(h, states) + w["logit_bias"] for h in said])
+
+    def _hidden(self, h: np.ndarray, states: list[np.ndarray]) -> np.ndarray:
+        shares = log_softmax([float(h @ state) / math.sqrt(len(h)) for state in states])
+        found = sum(math.exp(share) * state for share, state in zip(shares, states, strict=True))
+        w = self.weights
+        together = w["combined.weight"] @ np.concatenate([found, h]) + w["combined.bias"]
+        return w["narrowed.weight"] @ np.tanh(together) + w["narrowed.bias"]
+
+    def _rows(self, table: np.ndarray, ids: Sequence[int]) -> list[np.ndarray]:
+        return [table[token] * math.sqrt(self.config.d_model) for token in ids]
+
+    def _cell(self, x: list[np.ndarray], name: str, carried: Any) -> list[np.ndarray]:
+        own = {k.removeprefix(f"{name}."): v for k, v in self.weights.items() if name + "." in k}
+        if self.config.cell == "sru":
+            return sru(x, own, carried)
+        return CELLS[self.config.cell](x, own)
+
+
+def naive(model: Seq2SeqModel) -> NaiveTransformer | NaiveStacked:
+    """The slow form of a model of ours."""
+    if isinstance(model, Stacked):
+        return NaiveStacked(model)
+    return NaiveTransformer(cast(Any, model))
 
 
 _ACTIVATIONS: dict[str, Callable[[float], float]] = {

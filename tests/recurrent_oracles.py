@@ -31,11 +31,19 @@ def ssru(x: Vectors, weights: Weights) -> list[np.ndarray]:
     return said
 
 
-def sru(x: Vectors, weights: Weights) -> list[np.ndarray]:
-    """Lei et al. 2018, equations (1) to (4), with the scaling correction of section 3.2."""
+def sru(x: Vectors, weights: Weights, carried: Sequence[int] | None = None) -> list[np.ndarray]:
+    """Lei et al. 2018, equations (1) to (4), with the scaling correction of section 3.2.
+
+    ``carried``: places in x of what the highway carries; empty where a product is. By default all
+    of x, or a product where x is of another width than c.
+    """
     d = weights["bias"].shape[1]
-    w, w_f, w_r = (weights["packed.weight"][i * d : (i + 1) * d] for i in range(3))
-    highway = weights["packed.weight"][3 * d :]  # where x is of another width than c
+    whole = weights["packed.weight"] @ weights.get("projection.weight", np.eye(len(x[0])))
+    w, w_f, w_r = (whole[i * d : (i + 1) * d] for i in range(3))
+    highway = whole[3 * d :]
+    if carried is None:
+        carried = range(d if len(x[0]) == d else 0)
+    assert len(highway) + len(carried) == d
     (v_f, v_r), (b_f, b_r) = weights["feedback"], weights["bias"]
     alpha = math.sqrt(1 + math.exp(0) * 2)
     c, said = np.zeros(d), []
@@ -43,7 +51,7 @@ def sru(x: Vectors, weights: Weights) -> list[np.ndarray]:
         f = sigmoid(w_f @ x_t + v_f * c + b_f)
         r = sigmoid(w_r @ x_t + v_r * c + b_r)
         c = f * c + (1 - f) * (w @ x_t)
-        skipped = highway @ x_t if len(highway) else x_t
+        skipped = x_t[list(carried)] if len(carried) else highway @ x_t
         said.append(r * c + (1 - r) * skipped * alpha)
     return said
 

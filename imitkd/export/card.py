@@ -38,8 +38,7 @@ def card(
     model = source.model
     facts = {
         "Model": f"`{manifest.name}`, {model.parameter_count():,} parameters, "
-        f"{model.config.encoder_layers} encoder and {model.config.decoder_layers} decoder layers "
-        f"of {model.config.d_model}",
+        + model.config.in_words(),
         "Source revision": f"`{manifest.revision}`",
         "Form": f"{manifest.form}, weights in {manifest.quantization}",
         "Method": source.method or "not known here; see the source's card below",

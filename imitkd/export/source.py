@@ -12,8 +12,8 @@ import yaml
 from imitkd.corpora import read_info
 from seq2seq.checkpoint import CARD_FILE, ModelDirectory, load_model_directory
 from seq2seq.corpus import Example, read_split
+from seq2seq.encoder_decoder import EncoderDecoder
 from seq2seq.errors import UserError
-from seq2seq.transformer import EncoderDecoder
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from imitkd.engines.manifest import MANIFEST_FILE
 from imitkd.export import forms
 from imitkd.shipped import shipped
 from seq2seq.checkpoint import load_model_directory, save_model_directory
-from tests.builders import tiny_model, tiny_text, tiny_vocabulary
+from tests.builders import STACKED, tiny_model, tiny_text, tiny_vocabulary
 
 NEEDS = {
     "ctranslate2": ["ctranslate2"],
@@ -44,6 +44,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "pre": {},
         "post": {"norm": "post", "activation": "swish"},
         "ssru": {"kind": "recurrent", "cell": "ssru", "positions": "tensor2tensor"},
+        "stacked": STACKED["stacked-sru"],
     }
     for name, shape in shapes.items():
         model = tiny_model(7, vocab_size=vocabulary.size, spread=0.4, **shape)
@@ -109,6 +110,7 @@ def need(form: str) -> None:
         ("huggingface", "post"),
         ("onnx", "pre"),
         ("onnx", "ssru"),
+        ("onnx", "stacked"),
     ],
 )
 def test_an_export_of_a_random_model_writes_what_its_source_writes(
@@ -121,6 +123,13 @@ def test_an_export_of_a_random_model_writes_what_its_source_writes(
     card = (out / "README.md").read_text()
     assert f"Greedy output on {len(TEXTS)} sentences (sentences.txt): all equal." in card
     assert load_model_directory(models[model]).revision in card and "> A test's." in card
+    if model == "stacked":
+        assert (
+            "2 encoder layers of 7 in each direction and 2 decoder layers of 14, embeddings of 10"
+            in card
+        )
+    else:
+        assert "2 encoder and 2 decoder layers of 16" in card
 
 
 @pytest.mark.parametrize("form", NEEDS)

@@ -25,7 +25,9 @@ from tests.unit.teacher_service.support import tiny_config
 
 def student(plain: dict[str, Any], shape: str, **changes: Any) -> dict[str, Any]:
     """Values of a run of a recurrent student."""
-    model = plain["model"] | {"kind": "recurrent", "ffn": 32} | RECURRENT[shape]
+    model = plain["model"] | {"ffn": 32} | RECURRENT[shape]
+    if model["kind"] == "stacked":
+        del model["ffn"], model["heads"]
     return plain | {"model": model, "batch": {"sentences": 16}} | changes
 
 
@@ -63,8 +65,8 @@ def test_it_learns_and_its_directory_is_the_model(
 def test_the_papers_student_imitates_and_resumes(
     tmp_path: Path, plain_config: dict[str, Any], tiny_teacher: Path
 ) -> None:
-    """SRU on both sides, ImitKD + Full; without its last checkpoint it goes on to the same end."""
-    plain = student(plain_config, "sru", method="imitkd-full", checkpoint_every=3)
+    """Stacks of SRU, ImitKD + Full; without its last checkpoint it goes on to the same end."""
+    plain = student(plain_config, "stacked-sru", method="imitkd-full", checkpoint_every=3)
     torn, whole = tmp_path / "torn", tmp_path / "whole"
     with ServerThread(tiny_config(tiny_teacher, batch_tokens=2048, deterministic=True)) as server:
         config = make_config(plain | {"teacher": {"address": server.address}})

@@ -19,8 +19,9 @@ from imitkd.importing.marian_weights import NEVER
 from seq2seq.batch import decoder_inputs, pad_sequences
 from seq2seq.checkpoint import load_model_directory
 from seq2seq.decoding import Beam, Greedy, LengthLimit, generate
+from seq2seq.encoder_decoder import EncoderDecoder
 from seq2seq.errors import UserError
-from seq2seq.transformer import EncoderDecoder, sinusoidal_positions
+from seq2seq.transformer import sinusoidal_positions
 from tests import marian
 
 PIECES = 48

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from seq2seq.errors import UserError
 from seq2seq.model import build_model
 from seq2seq.vocabulary import SentencePieceVocabulary
 from tests import marian
+from tests.builders import STACKED, tiny_model
 
 LINES = [
     "Turn the light on",
@@ -87,6 +89,20 @@ def test_distributions_are_those_it_had_renormalised(tmp_path: Path) -> None:
     now = logits(small, TASK[0], TASK[2])
     # Weights on disk are fp16.
     torch.testing.assert_close(now.log_softmax(-1), was.log_softmax(-1), atol=5e-3, rtol=0)
+
+
+@pytest.mark.parametrize("shape", ["stacked-sru", "stacked-gru"])
+def test_every_table_is_cut(shape: str, tmp_path: Path) -> None:
+    """A stacked model may read sources with a table of their own."""
+    vocabulary = SentencePieceVocabulary.train(LINES * 20, 56)
+    model = tiny_model(2, vocab_size=vocabulary.size, **STACKED[shape])
+    save_model_directory(tmp_path, model, vocabulary, name="m", card="", dtype=torch.float32)
+    before = load_model_directory(tmp_path)
+    after = trim(before, TASK)
+    small = replace(before, model=after.model, vocabulary=after.vocabulary)
+    was, now = (logits(directory, TASK[0], TASK[2]) for directory in (before, small))
+    assert now.shape[1] < was.shape[1]
+    torch.testing.assert_close(now, was[:, after.kept])
 
 
 def test_rare_pieces_go_where_asked(tmp_path: Path) -> None:

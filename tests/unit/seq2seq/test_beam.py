@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from seq2seq.decoding import Beam, Greedy, LengthLimit, generate
-from seq2seq.transformer import EncoderDecoder
+from seq2seq.encoder_decoder import EncoderDecoder
 from tests import oracles
 from tests.builders import RECURRENT, sentences, tiny_model
 
@@ -56,7 +56,7 @@ def test_equals_the_slow_beam_search(model: EncoderDecoder, size: int, penalty: 
 
 @pytest.mark.parametrize("shape", RECURRENT)
 def test_a_recurrent_decoder_equals_the_slow_beam_search(shape: str) -> None:
-    model = lively(10, kind="recurrent", **RECURRENT[shape])
+    model = lively(10, **RECURRENT[shape])
     found = generate(model, SOURCES, Beam(3, 3, exact=True), limit=LIMIT)
     for source, row in zip(SOURCES, found, strict=True):
         expected = oracles.beam(model, source, size=3, limit=LIMIT.of(len(source)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,13 +13,17 @@ from tests import recurrent_oracles
 
 
 def lively(name: str, d_in: int, d_out: int) -> Cell:
-    """In float64, every parameter other than where it starts."""
     with torch.random.fork_rng():
-        torch.manual_seed(d_in + 7 * d_out)
-        cell = CELLS[name](d_in, d_out).double()
-        with torch.no_grad():
-            for parameter in cell.parameters():
-                parameter.add_(0.4 * torch.randn_like(parameter))
+        torch.manual_seed(1)
+        return with_noise(CELLS[name](d_in, d_out), d_in + 7 * d_out)
+
+
+def with_noise(cell: Cell, seed: int) -> Cell:
+    """In float64, every parameter other than where it starts."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in cell.double().parameters():
+            parameter.add_(0.4 * torch.randn(parameter.shape, generator=generator))
     return cell
 
 
@@ -38,6 +43,33 @@ def test_a_cell_is_its_published_equations(name: str, widths: tuple[int, int]) -
         expected = recurrent_oracles.CELLS[name](list(x[row].numpy()), weights)
         for t in range(9):
             torch.testing.assert_close(said[row, t], torch.from_numpy(expected[t]))
+
+
+SRU_FORMS: list[tuple[int, int, int, range | None]] = [
+    (6, 8, 4, None),  # matrices in two parts, the highway's among them
+    (6, 6, 4, None),
+    (6, 8, 6, None),  # two parts would save nothing
+    (8, 4, 0, range(4, 8)),
+    (8, 4, 3, range(4)),
+    (6, 6, 0, range(0)),
+]
+
+
+@pytest.mark.parametrize("form", SRU_FORMS)
+def test_forms_of_sru_are_its_equations_as_well(form: tuple[int, int, int, range | None]) -> None:
+    d_in, d_out, projection, carried = form
+    x = texts(2, 7, d_in)
+    cell = with_noise(SRU(d_in, d_out, projection, carried), 3)
+    weights = {k: v.numpy() for k, v in cell.state_dict().items()}
+    assert ("projection.weight" in weights) == (0 < projection < min(d_in, d_out))
+    memory = x.new_zeros(2, cell.width)
+    with torch.no_grad():
+        said = cell(x)
+        expected = [recurrent_oracles.sru(list(row.numpy()), weights, carried) for row in x]
+        torch.testing.assert_close(said, torch.tensor(np.array(expected)))
+        for t in range(7):
+            now, memory = cell.step(x[:, t], memory)
+            torch.testing.assert_close(now, said[:, t])
 
 
 @pytest.mark.parametrize("widths", [(6, 6), (6, 3)], ids=["same", "narrower"])

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from seq2seq.batch import pad_sequences
 from seq2seq.decoding import Greedy, Hypothesis, LengthLimit, Sample, generate
+from seq2seq.encoder_decoder import EncoderDecoder
 from seq2seq.inflight import IDLE_SHARE, likeliest
-from seq2seq.transformer import EncoderDecoder
 from seq2seq.transformer_state import CAPACITY_STEP
 from tests.builders import RECURRENT, sentences, step_sizes, tiny_model
 
@@ -25,7 +25,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "pre": {},
     "post": {"norm": "post"},
     "marian": {"kind": "recurrent", "norm": "post"},
-    **{name: {"kind": "recurrent"} | shape for name, shape in RECURRENT.items()},
+    **RECURRENT,
 }
 
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from seq2seq.batch import pad_sequences
-from seq2seq.recurrent import Cell, Recurrent, RecurrentConfig
-from tests.builders import sentences, tiny_model
+from seq2seq.cells import Cell
+from seq2seq.recurrent import Recurrent, RecurrentConfig
+from tests.builders import STACKED, sentences, tiny_model
 
 pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
@@ -39,6 +40,7 @@ for cell in get_args(RecurrentConfig.model_fields["cell"].annotation):
         "positions": "tensor2tensor",
         "decoder_layers": 2,
     }
+SHAPES |= STACKED
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -21,10 +21,7 @@ MODELS = {
     "pre": lambda: tiny_model(4),
     "post": lambda: tiny_model(4, norm="post"),
     "recurrent": lambda: tiny_model(4, kind="recurrent"),
-    **{
-        name: lambda shape=shape: tiny_model(4, kind="recurrent", **shape)
-        for name, shape in RECURRENT.items()
-    },
+    **{name: lambda shape=shape: tiny_model(4, **shape) for name, shape in RECURRENT.items()},
     "ensemble": lambda: Ensemble([tiny_model(4), tiny_model(5, d_model=8)]).eval(),
 }
 
