@@ -20,7 +20,8 @@ from pydantic import (
 from seq2seq.errors import UserError
 from seq2seq.metrics import Metric
 from seq2seq.model import describe
-from student_trainer.config_checks import check_loss, check_processes, check_routes, check_store
+from student_trainer.config_checks import check_processes, check_routes, check_store
+from student_trainer.learning_checks import check_loss
 from student_trainer.learning_config import LossConfig, MixingConfig, PoolConfig, Section
 from student_trainer.methods import (
     METHODS,

@@ -27,9 +27,9 @@ class LossConfig(Section):
         top_k: candidates in the teacher's distribution ("+ Full", approximated), or of the student
             under payload ``candidates``.
         tail: ``bucket`` keeps the rest of the vocabulary as one class, ``renormalised`` spreads
-            its mass over the candidates (the published code's top-k option).
+            its mass over the teacher's candidates (the published code's top-k option).
         temperature: of the teacher's distribution.
-        student_temperature: of the student's, where it is compared with the teacher's.
+        student_temperature: of the student's, which is compared with it.
         teacher_labels_on_data_rows: under ``imitkd`` rows that keep their reference take the
             teacher's arg-max too; the published code leaves them their own labels.
     """

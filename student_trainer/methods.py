@@ -69,20 +69,21 @@ METHODS: Mapping[str, MethodSpec] = {
     "replay": MethodSpec("reference", True, "distribution", pool="replay", any_divergence=True),
 }
 
-_EXACT: tuple[Payload, ...] = ("hidden", "full")
+# Tell of the whole vocabulary, exactly.
+WHOLE: tuple[Payload, ...] = ("hidden", "full")
 # The first of each is what is asked for where the configuration names none.
 _FEEDS: Mapping[str, tuple[Payload, ...]] = {
-    "argmax": ("argmax", "top-k", *_EXACT),
-    "forward-kl": ("top-k", *_EXACT),
-    "jsd": ("top-k", *_EXACT),
-    "skew-kl": ("top-k", *_EXACT),
-    "reverse-skew-kl": ("top-k", *_EXACT),
-    "tvd": ("top-k", *_EXACT),
+    "argmax": ("argmax", "top-k", *WHOLE),
+    "forward-kl": ("top-k", *WHOLE),
+    "jsd": ("top-k", *WHOLE),
+    "skew-kl": ("top-k", *WHOLE),
+    "reverse-skew-kl": ("top-k", *WHOLE),
+    "tvd": ("top-k", *WHOLE),
     # Infinite wherever the student has mass that the teacher's candidates leave out, so it is
     # compared on the student's own.
-    "reverse-kl": ("candidates", *_EXACT),
+    "reverse-kl": ("candidates", *WHOLE),
     # Of the token written, whose log-probability every payload brings.
-    "policy-gradient": ("argmax", "top-k", "candidates", *_EXACT),
+    "policy-gradient": ("argmax", "top-k", "candidates", *WHOLE),
 }
 
 

@@ -13,7 +13,7 @@ import pytest
 from seq2seq.errors import UserError
 from seq2seq.vocabulary import EOS_ID
 from student_trainer.assembly import TrainingBatch, assemble
-from student_trainer.config import RunConfig, make_config
+from student_trainer.config import LossConfig, RunConfig, make_config
 from student_trainer.methods import METHODS, Divergence, Method
 from student_trainer.rollout_worker import RolloutWorker
 from student_trainer.training_data import make_data
@@ -381,6 +381,60 @@ def test_a_policy_gradient_needs_samples(config_of: Any, rollout: Any) -> None:
 def test_a_policy_gradient_takes_no_older_samples(config_of: Any) -> None:
     with pytest.raises(UserError, match=r"method replay keeps older ones; use method gkd"):
         config_of("replay", loss={"divergence": "policy-gradient"}, rollout=SAMPLED)
+
+
+REVERSE = {"divergence": "reverse-kl", "tail": "renormalised"}
+POLICY = {"divergence": "policy-gradient"}
+
+
+@pytest.mark.parametrize(
+    ("method", "loss", "fault"),
+    [
+        # Over the student's candidates, where the teacher may have a millionth of its mass.
+        ("gkd", REVERSE, r"loss.tail renormalised .*; use loss.tail=bucket"),
+        ("replay", REVERSE, r"loss.tail renormalised .*; use loss.tail=bucket"),
+        (
+            "aggregation",
+            {"payload": "hidden"},
+            r"payload hidden is too large to keep; use argmax or top-k, or leave it out for argmax",
+        ),
+        ("aggregation", {"payload": "full"}, r"too large to keep; use argmax or top-k"),
+        ("replay", {"payload": "hidden"}, r"too large to keep; use top-k, or leave it out"),
+        ("replay", {"payload": "full", "divergence": "reverse-kl"}, r"to keep; use candidates"),
+        ("aggregation", {"temperature": 2.0}, r"loss.temperature 2 .* pool.confidence"),
+        ("imitkd", {"student_temperature": 2.0}, r"student_temperature 2 .* arg-max here; leave"),
+        ("aggregation", {"student_temperature": 0.5}, r"student_temperature 0.5 .* arg-max here"),
+        (
+            "gkd",
+            POLICY | {"student_temperature": 2.0},
+            r"temperature 2 .* were sampled here; leave",
+        ),
+        ("gkd", POLICY | {"temperature": 3.0}, r"loss.temperature 3 .* policy-gradient; leave"),
+    ],
+)
+def test_what_a_loss_would_ignore_or_get_wrong_is_refused(
+    config_of: Any, method: str, loss: dict[str, Any], fault: str
+) -> None:
+    with pytest.raises(UserError, match=fault) as told:
+        config_of(method, loss=loss, rollout=SAMPLED)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "loss"),
+    [
+        ("gkd", {"temperature": 2.0, "student_temperature": 2.0}),
+        ("gkd", {"divergence": "reverse-kl", "tail": "bucket"}),
+        ("gkd", {"divergence": "reverse-kl", "tail": "renormalised", "payload": "hidden"}),
+        ("imitkd", {"temperature": 2.0}),
+        ("aggregation", {"payload": "top-k"}),
+        ("replay", {"payload": "top-k", "tail": "renormalised", "temperature": 2.0}),
+        # Nothing of it is used, and a study's shared settings may have it.
+        ("vanilla", {"temperature": 2.0, "student_temperature": 2.0, "tail": "renormalised"}),
+    ],
+)
+def test_what_a_loss_uses_it_takes(config_of: Any, method: str, loss: dict[str, Any]) -> None:
+    assert config_of(method, loss=loss).loss == LossConfig(**loss)
 
 
 @pytest.mark.parametrize(
