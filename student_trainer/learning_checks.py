@@ -1,4 +1,4 @@
-"""Whether what is learnt fits together: method, loss, payload, temperatures (docs/algorithm.md)."""
+"""Whether what is learnt fits together: method, loss, payload, mixing (docs/algorithm.md)."""
 
 from __future__ import annotations
 
@@ -42,6 +42,20 @@ def check_loss(config: RunConfig) -> None:
     if config.spec.pool is not None:
         _check_pooled(config)
     _check_temperatures(config)
+
+
+def check_mixing(config: RunConfig) -> None:
+    """A method without a schedule is given none.
+
+    Raises:
+        ValueError: it is; says what to do.
+    """
+    if config.mixing.schedule is not None and not config.spec.scheduled:
+        raise ValueError(
+            f"method {config.method} has the student write the share mixing.lambda of the rows "
+            f"throughout (0.5 where it is left out), and mixing.schedule {config.mixing.schedule} "
+            "would go unused; set mixing.schedule=null"
+        )
 
 
 def _check_sampled(config: RunConfig) -> None:

@@ -43,6 +43,7 @@ class MethodSpec:
         pool: student rows outlive their batch: each batch's are drawn from all of them
             (``aggregation``), or some are drawn in place of new ones (``replay``).
         any_divergence: whether ``loss.divergence`` may be chosen.
+        scheduled: whether the student's share of the rows may follow ``mixing.schedule``.
         finished_student: whether it goes on from a student trained before.
     """
 
@@ -51,6 +52,7 @@ class MethodSpec:
     label: Literal["token", "argmax", "distribution"]
     pool: Literal["aggregation", "replay"] | None = None
     any_divergence: bool = False
+    scheduled: bool = True
     finished_student: bool = False
 
 
@@ -64,10 +66,12 @@ METHODS: Mapping[str, MethodSpec] = {
     "imitkd-full": MethodSpec("reference", True, "distribution"),
     "imitkd-star": MethodSpec("teacher", True, "argmax"),
     "imitkd-star-full": MethodSpec("teacher", True, "distribution"),
-    "gkd": MethodSpec("reference", True, "distribution", any_divergence=True),
+    "gkd": MethodSpec("reference", True, "distribution", any_divergence=True, scheduled=False),
     "aggregation": MethodSpec("reference", True, "argmax", pool="aggregation"),
     "replay": MethodSpec("reference", True, "distribution", pool="replay", any_divergence=True),
 }
+
+UNSCHEDULED = [name for name, spec in METHODS.items() if not spec.scheduled]
 
 # Tell of the whole vocabulary, exactly.
 WHOLE: tuple[Payload, ...] = ("hidden", "full")

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from seq2seq.errors import UserError
 from seq2seq.model import describe
 from student_trainer.config import RunConfig, make_config
-from student_trainer.methods import METHODS, Method
+from student_trainer.methods import METHODS, UNSCHEDULED, Method
 from student_trainer.yaml_files import apply_override, merge, read_mapping
 
 # What makes rows comparable: nothing that a single method may change.
@@ -234,9 +234,18 @@ def cell_config(study: StudyConfig, cell: Cell, *, address: str, runs: Path) -> 
     data = merge(data, {"teacher": {"address": address}})
     if (before := before_cell(study, cell)) is not None:
         data["initialise"] = {"from": str(runs / before.key / "student")}
-    for key, value in (student.overrides | variant.overrides).items():
+    for key, value in student.overrides.items():
+        _set(data, key, value)
+    if variant.method in UNSCHEDULED or "mixing.lambda" in variant.overrides:
+        # A schedule that the methods share is none of this one's; one of its own is refused.
+        data["mixing"] = _without_schedule(data.get("mixing") or {})
+    for key, value in variant.overrides.items():
         _set(data, key, value)
     return make_config(data, f"study {study.name}, cell {cell.key}")
+
+
+def _without_schedule(mixing: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in mixing.items() if key not in ("schedule", "warmup")}
 
 
 def _set(data: dict[str, Any], key: str, value: Any) -> None:

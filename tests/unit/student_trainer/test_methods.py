@@ -69,6 +69,7 @@ def config_of(plain_config: dict[str, Any], corpus: Path) -> Any:
             "batch": {"sentences": 2},
             "initialise": {"from": "finished"} if method == "seqinter" else None,
             "loss": {"top_k": 3},
+            "mixing": {} if method == "gkd" else plain_config["mixing"],
         }
         return make_config(plain_config | extra | changes)
 
@@ -240,9 +241,20 @@ def test_a_mixed_batch(config_of: Any, method: str) -> None:
 def test_gkd_mixes_half_and_half_unless_told(config_of: Any) -> None:
     assert config_of("gkd").mixing.lambda_ == 0.5
     assert config_of("gkd", mixing={"lambda": 0.2}).mixing.lambda_ == 0.2
-    config = config_of("gkd", mixing={"schedule": "linear"})
-    assert config.mixing.lambda_ == 0.5
+    # A schedule of a file that it extends, taken back.
+    config = config_of("gkd", mixing={"schedule": None, "base": 20.0})
+    assert (config.mixing.lambda_, config.mixing.schedule) == (0.5, None)
     assert make_config(json.loads(config.model_dump_json(by_alias=True))) == config
+
+
+@pytest.mark.parametrize("mixing", [{"schedule": "linear"}, {"schedule": "linear", "lambda": None}])
+def test_gkd_has_no_schedule(config_of: Any, mixing: dict[str, Any]) -> None:
+    fault = r"method gkd has .* \(0.5 where .* mixing.schedule linear .*; set mixing.schedule=null$"
+    with pytest.raises(UserError, match=fault):
+        config_of("gkd", mixing=mixing)
+    with pytest.raises(UserError, match=r"schedule linear would go unused"):
+        config_of("gkd", mixing=mixing | {"lambda": 0.3})
+    assert config_of("replay", mixing=mixing).mixing.schedule == "linear"
 
 
 # ----------------------------------------------------------------------------- teacher-written text
