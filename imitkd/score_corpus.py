@@ -18,6 +18,7 @@ from imitkd.distilling.reading import read_best
 from seq2seq.corpus import Example, read_split
 from seq2seq.data import TokenizedSplit, tokenise
 from seq2seq.errors import UserError
+from student_trainer.low_data import some_of
 from student_trainer.served_vocabulary import served_vocabulary
 from teacher_service.client import TeacherClient
 from teacher_service.codec import PayloadRequest, ScoreResult
@@ -81,7 +82,7 @@ def score_corpus(
 
     Args:
         output: a store, made where it is not there.
-        sentences: the first so many of the split; all by default.
+        sentences: so many of the split, drawn as ``corpus.sentences`` draws them; all by default.
         candidates: score what a teacher wrote for the sources, its best, not the references.
         console: for a progress bar.
 
@@ -90,7 +91,8 @@ def score_corpus(
         TeacherStoreError: the store is of another teacher or question, or cannot be written.
         TeacherError: the teacher refused or stayed away past its deadline.
     """
-    examples = (read_best if candidates else read_split)(corpus, split)[:sentences]
+    every = (read_best if candidates else read_split)(corpus, split)
+    examples = list(some_of(lambda: every, sentences))
     info = client.model_info()
     form = ScoreForm.of(info, payload, temperature)
     pairs = _Pairs.of(examples, client, form)

@@ -20,10 +20,12 @@ from pydantic import (
 from seq2seq.errors import UserError
 from seq2seq.metrics import Metric
 from seq2seq.model import describe
-from student_trainer.config_checks import check_loss, check_processes, check_routes, check_store
+from student_trainer.config_checks import check_processes, check_routes, check_store
+from student_trainer.learning_checks import check_loss, check_mixing
 from student_trainer.learning_config import LossConfig, MixingConfig, PoolConfig, Section
 from student_trainer.methods import (
     METHODS,
+    UNSCHEDULED,
     Method,
     MethodSpec,
     Payload,
@@ -245,11 +247,13 @@ class RunConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _half_and_half(cls, data: Any) -> Any:
-        """GKD knows no schedule: its lambda is a half where nothing else is said."""
+        """A method without a schedule has a lambda of a half where nothing else is said."""
         mixing = data.get("mixing") or {} if isinstance(data, dict) else None
-        if not isinstance(mixing, dict) or data.get("method") != "gkd":
+        if not isinstance(mixing, dict) or data.get("method") not in UNSCHEDULED:
             return data
-        return data | {"mixing": mixing | {"lambda": mixing.get("lambda", 0.5)}}
+        if mixing.get("lambda") is None and mixing.get("schedule") is None:
+            return data | {"mixing": mixing | {"lambda": 0.5}}
+        return data
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:
@@ -261,6 +265,7 @@ class RunConfig(Section):
                 "initialise.from"
             )
         check_loss(self)
+        check_mixing(self)
         fixed = sorted(self.model.keys() & {"vocab_size", "pad_id", "eos_id", "start_id"})
         if fixed:
             raise ValueError(f"model.{fixed[0]} follows from the vocabulary; remove it")

@@ -1,53 +1,11 @@
-"""Whether the sections of a run fit each other: method, loss, payload, a score store, processes."""
+"""Whether a run fits where its scores and its processes are: a score store, devices, routes."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from student_trainer.methods import METHODS, payloads_for
-
 if TYPE_CHECKING:
     from student_trainer.config import RunConfig
-
-
-def check_loss(config: RunConfig) -> None:
-    """The method, its loss and the teacher's payload (docs/algorithm.md).
-
-    Raises:
-        ValueError: they do not fit; says what does.
-    """
-    loss = config.loss
-    if loss.divergence != "forward-kl" and not config.spec.any_divergence:
-        free = [name for name, spec in METHODS.items() if spec.any_divergence]
-        raise ValueError(
-            f"method {config.method} has a loss of its own; loss.divergence {loss.divergence} "
-            f"goes with method {' or '.join(free)} (gkd with mixing.lambda 0 is on data alone)"
-        )
-    if not config.asks_teacher:
-        return
-    payloads = payloads_for(config.compared_by)
-    if config.payload not in payloads:
-        raise ValueError(
-            f"loss.payload {config.payload} cannot feed {config.compared_by}; use "
-            f"{' or '.join(payloads)}, or leave it out for {payloads[0]}"
-        )
-    if config.compared_by == "policy-gradient":
-        _check_sampled(config)
-
-
-def _check_sampled(config: RunConfig) -> None:
-    """The policy gradient is the reverse KL's on average over the student's own samples."""
-    rollout = config.rollout
-    if (rollout.decoding, rollout.top_k, rollout.temperature) != ("sample", 0, 1.0):
-        raise ValueError(
-            "loss.divergence policy-gradient learns from what the student samples; set "
-            "rollout.decoding=sample, rollout.top_k=0 and rollout.temperature=1"
-        )
-    if config.spec.pool is not None:
-        raise ValueError(
-            f"loss.divergence policy-gradient takes fresh samples alone, and method "
-            f"{config.method} keeps older ones; use method gkd"
-        )
 
 
 def check_store(config: RunConfig) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from student_trainer.methods import Divergence, Payload
 
@@ -27,9 +27,9 @@ class LossConfig(Section):
         top_k: candidates in the teacher's distribution ("+ Full", approximated), or of the student
             under payload ``candidates``.
         tail: ``bucket`` keeps the rest of the vocabulary as one class, ``renormalised`` spreads
-            its mass over the candidates (the published code's top-k option).
+            its mass over the teacher's candidates (the published code's top-k option).
         temperature: of the teacher's distribution.
-        student_temperature: of the student's, where it is compared with the teacher's.
+        student_temperature: of the student's, which is compared with it.
         teacher_labels_on_data_rows: under ``imitkd`` rows that keep their reference take the
             teacher's arg-max too; the published code leaves them their own labels.
     """
@@ -47,29 +47,47 @@ class LossConfig(Section):
 
 
 class MixingConfig(Section):
-    """Probability beta that a row keeps its reference (docs/algorithm.md).
+    """Probability beta that a row keeps its reference: ``schedule`` or ``lambda``.
 
     Attributes:
-        schedule: how beta falls with t / N.
+        schedule: how beta falls with t / N; ``exponential`` where nothing is said.
         base: of ``exponential``: beta = base ** (-t / N).
         final: of ``linear``: beta falls from 1 to it.
         value: of ``constant``.
         warmup: share of the run with beta = 1 before the schedule begins.
-        lambda_: GKD's share of student-written rows: beta = 1 - lambda throughout, and no schedule.
+        lambda_: GKD's share of student-written rows: beta = 1 - lambda throughout.
     """
 
-    schedule: Literal["exponential", "linear", "reverse-sigmoid", "constant"] = "exponential"
+    schedule: Literal["exponential", "linear", "reverse-sigmoid", "constant"] | None = None
     base: float = Field(200.0, ge=1.0)
     final: float = Field(0.005, ge=0.0, le=1.0)
     value: float = Field(1.0, ge=0.0, le=1.0)
     warmup: float = Field(0.0, ge=0.0, lt=1.0)
     lambda_: float | None = Field(None, alias="lambda", ge=0.0, le=1.0)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _resolved(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("schedule") is None and data.get("lambda") is None:
+            return data | {"schedule": "exponential"}
+        return data
+
+    @model_validator(mode="after")
+    def _one(self) -> MixingConfig:
+        if self.lambda_ is None:
+            return self
+        unused = "lambda is the student's share throughout, and {} would go unused; set {}"
+        if self.schedule is not None:
+            raise ValueError(unused.format(f"schedule {self.schedule}", "one of them to null"))
+        if self.warmup:
+            raise ValueError(unused.format(f"warmup {self.warmup:g}", "it to 0 or lambda to null"))
+        return self
+
     @property
     def keeps_no_reference(self) -> bool:
         """Whether every row of the run is replaced by the student's text."""
         never = self.schedule == "constant" and self.value == 0.0 and self.warmup == 0.0
-        return self.lambda_ == 1.0 or (self.lambda_ is None and never)
+        return self.lambda_ == 1.0 or never
 
 
 class PoolConfig(Section):

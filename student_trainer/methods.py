@@ -43,6 +43,7 @@ class MethodSpec:
         pool: student rows outlive their batch: each batch's are drawn from all of them
             (``aggregation``), or some are drawn in place of new ones (``replay``).
         any_divergence: whether ``loss.divergence`` may be chosen.
+        scheduled: whether the student's share of the rows may follow ``mixing.schedule``.
         finished_student: whether it goes on from a student trained before.
     """
 
@@ -51,6 +52,7 @@ class MethodSpec:
     label: Literal["token", "argmax", "distribution"]
     pool: Literal["aggregation", "replay"] | None = None
     any_divergence: bool = False
+    scheduled: bool = True
     finished_student: bool = False
 
 
@@ -64,25 +66,28 @@ METHODS: Mapping[str, MethodSpec] = {
     "imitkd-full": MethodSpec("reference", True, "distribution"),
     "imitkd-star": MethodSpec("teacher", True, "argmax"),
     "imitkd-star-full": MethodSpec("teacher", True, "distribution"),
-    "gkd": MethodSpec("reference", True, "distribution", any_divergence=True),
+    "gkd": MethodSpec("reference", True, "distribution", any_divergence=True, scheduled=False),
     "aggregation": MethodSpec("reference", True, "argmax", pool="aggregation"),
     "replay": MethodSpec("reference", True, "distribution", pool="replay", any_divergence=True),
 }
 
-_EXACT: tuple[Payload, ...] = ("hidden", "full")
+UNSCHEDULED = [name for name, spec in METHODS.items() if not spec.scheduled]
+
+# Tell of the whole vocabulary, exactly.
+WHOLE: tuple[Payload, ...] = ("hidden", "full")
 # The first of each is what is asked for where the configuration names none.
 _FEEDS: Mapping[str, tuple[Payload, ...]] = {
-    "argmax": ("argmax", "top-k", *_EXACT),
-    "forward-kl": ("top-k", *_EXACT),
-    "jsd": ("top-k", *_EXACT),
-    "skew-kl": ("top-k", *_EXACT),
-    "reverse-skew-kl": ("top-k", *_EXACT),
-    "tvd": ("top-k", *_EXACT),
+    "argmax": ("argmax", "top-k", *WHOLE),
+    "forward-kl": ("top-k", *WHOLE),
+    "jsd": ("top-k", *WHOLE),
+    "skew-kl": ("top-k", *WHOLE),
+    "reverse-skew-kl": ("top-k", *WHOLE),
+    "tvd": ("top-k", *WHOLE),
     # Infinite wherever the student has mass that the teacher's candidates leave out, so it is
     # compared on the student's own.
-    "reverse-kl": ("candidates", *_EXACT),
+    "reverse-kl": ("candidates", *WHOLE),
     # Of the token written, whose log-probability every payload brings.
-    "policy-gradient": ("argmax", "top-k", "candidates", *_EXACT),
+    "policy-gradient": ("argmax", "top-k", "candidates", *WHOLE),
 }
 
 

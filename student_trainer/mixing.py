@@ -18,7 +18,7 @@ def beta(config: MixingConfig, step: int, steps: int) -> float:
 
     exponential ``base ** (-t / N)``; linear ``1 - (1 - final) t / N``; reverse sigmoid
     ``1 / (1 + exp(20 (t / N - 0.5)))``; constant. During the warm-up share it is 1, and the
-    schedule runs over what is left. With GKD's lambda it is 1 - lambda throughout.
+    schedule runs over what is left. Where there is a lambda it is 1 - lambda throughout.
     """
     if config.lambda_ is not None:
         return 1.0 - config.lambda_

@@ -10,8 +10,11 @@ from student_trainer.config import RunConfig
 
 
 def needs_references(config: RunConfig) -> bool:
-    """Whether some row of the run keeps its reference; not where the student writes them all."""
-    return not (config.student_writes and config.mixing.keeps_no_reference)
+    """Whether some row of the run learns its reference; not where the student writes them all, and
+    no filter gives rows their data back.
+    """
+    filtered = config.spec.pool == "aggregation" and config.pool.confidence > 0.0
+    return filtered or not (config.student_writes and config.mixing.keeps_no_reference)
 
 
 def require_references(config: RunConfig, examples: Iterable[Example]) -> Iterator[Example]:
@@ -36,7 +39,7 @@ def require_references(config: RunConfig, examples: Iterable[Example]) -> Iterat
             f"{bare:,} of the {total:,} training sentences of {corpus} have no reference, "
             f"which method {config.method} needs; have the teacher write them (`imitkd data distil "
             f"{corpus}`, then method seqkd), or let the student write every row from the start: "
-            "method imitkd or imitkd-full with mixing.lambda=1"
+            "method imitkd or imitkd-full with mixing='{lambda: 1}'"
         )
 
 

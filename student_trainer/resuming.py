@@ -106,7 +106,7 @@ def _check_steps(config: RunConfig, start: int, before: int | None) -> None:
             (
                 "mixing.schedule",
                 config.mixing.schedule,
-                config.student_writes and config.mixing.schedule != "constant",
+                config.student_writes and config.mixing.schedule not in (None, "constant"),
             ),
         )
         if depends

@@ -29,7 +29,8 @@ class CorpusConfig(Section):
             the other, and a validation split that takes from each in turn.
         distilled: directory with the teacher's hypotheses for the training sources
             (`imitkd data distil`); unset: those of ``path``, if it is such a one itself.
-        sentences: use only the first so many training pairs of a corpus (the low-data setting).
+        sentences: use only so many training pairs of a corpus, drawn once and for all (the low-data
+            setting).
         long_sources: sentences whose source is over ``model.max_source_length``: ``leave-out``, or
             ``cut`` their end off, as every source is in evaluation. Summaries want the latter.
         source_candidates: n-best size of source subword regularisation; 1 turns it off.

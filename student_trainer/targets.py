@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from seq2seq.corpus import Example, stream_split
 from seq2seq.errors import UserError
 from seq2seq.metrics import sentence_bleu
 from student_trainer.config import RunConfig
+from student_trainer.low_data import drawn, some_of
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,11 @@ class Distilled:
 
 
 def training_files(config: RunConfig) -> list[Path]:
-    """The files that :func:`training_examples` reads, one of each corpus."""
+    """The files that :func:`training_examples` reads."""
     corpora = list(config.corpus.directories.values())
-    if config.spec.data != "reference" and config.corpus.distilled is not None:
-        corpora = [config.corpus.distilled]
+    if (written := _distilled(config)) is not None:
+        # What part of it is learnt follows from the corpus that it was written for.
+        corpora = [written, *(corpora if config.corpus.sentences is not None else ())]
     return [corpus / "train.jsonl" for corpus in corpora]
 
 
@@ -64,17 +65,22 @@ def training_examples(config: RunConfig) -> Iterator[Example]:
     Raises:
         UserError: the split is not there, or lacks what the method takes its targets from.
     """
-    for place, path in enumerate(training_files(config)):
-        for example in _examples_of(path, config):
+    for place, corpus in enumerate(config.corpus.directories.values()):
+        for example in _examples_of(corpus, config):
             yield replace(example, corpus=place) if place else example
 
 
-def _examples_of(path: Path, config: RunConfig) -> Iterator[Example]:
-    data = config.spec.data
+def _examples_of(corpus: Path, config: RunConfig) -> Iterator[Example]:
+    data, count = config.spec.data, config.corpus.sentences
     if data == "reference":
-        yield from islice(stream_split(path.parent, "train"), config.corpus.sentences)
+        yield from some_of(lambda: stream_split(corpus, "train"), count)
         return
-    rows = islice(read_distilled(path), config.corpus.sentences)
+    written = _distilled(config)
+    path = (written or corpus) / "train.jsonl"
+    if written is None or count is None:
+        rows = some_of(lambda: read_distilled(path), count)
+    else:
+        rows = _of_drawn_sources(path, corpus, count)
     for row in rows:
         if data == "teacher":
             yield row.by_teacher
@@ -86,6 +92,36 @@ def _examples_of(path: Path, config: RunConfig) -> Iterator[Example]:
                 f"{path} has {bare} sources without references, and method {config.method} chooses "
                 "by them; leave them out, or use method seqkd"
             )
+
+
+def _distilled(config: RunConfig) -> Path | None:
+    """The directory beside the corpus that the method's targets are taken from, if any."""
+    return config.corpus.distilled if config.spec.data != "reference" else None
+
+
+def _of_drawn_sources(path: Path, corpus: Path, count: int) -> Iterator[Distilled]:
+    """What the teacher wrote for the sources that are drawn from the corpus.
+
+    The same sources as under methods that learn its references: it may lack some of them, or be
+    of this part of the corpus alone, and its rows are in the corpus's order.
+
+    Raises:
+        UserError: they are not.
+    """
+    total = sum(1 for _ in stream_split(corpus, "train"))
+    rows = read_distilled(path)
+    row = next(rows, None)
+    for example, taken in zip(stream_split(corpus, "train"), drawn(total, count), strict=True):
+        if row is not None and row.source == example.source:
+            if taken:
+                yield row
+            row = next(rows, None)
+    if row is not None:
+        raise UserError(
+            f"{path} was not written for {corpus}, of which corpus.sentences draws a part: "
+            f"{row.source[:60]!r} is not there, or not in its place; have it written with `imitkd "
+            f"data distil {corpus}`, or leave corpus.sentences out"
+        )
 
 
 def closest(candidates: Sequence[str], references: Sequence[str]) -> str:

@@ -129,7 +129,8 @@ def _recipe(config: RunConfig, vocabulary: Vocabulary) -> dict[str, Any]:
         "form": _FORM,
         "text": files_revision(training_files(config)),
         "targets": config.spec.data,
-        "sentences": corpus.sentences,
+        # Earlier versions took the first so many, and said so by the bare number.
+        "sentences": corpus.sentences and {"drawn": corpus.sentences},
         "vocabulary": vocabulary.fingerprint,
         "limits": list(build_limits(config)),
         "long_sources": corpus.long_sources,

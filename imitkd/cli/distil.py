@@ -26,7 +26,10 @@ def distil(
         ),
     ] = None,
     sentences: Annotated[
-        int | None, typer.Option(min=1, help="The first so many of each; default all.")
+        int | None,
+        typer.Option(
+            min=1, help="So many of each, drawn as corpus.sentences draws them; default all."
+        ),
     ] = None,
     beam: Annotated[int, typer.Option(min=1, help="Beam size; 1 is greedy.")] = 5,
     n_best: Annotated[int, typer.Option(min=1, help="Candidates kept of each source.")] = 1,

@@ -117,7 +117,8 @@ def score_corpus(
         float, typer.Option(min=0.01, max=100, help="Of the distributions.")
     ] = 1.0,
     sentences: Annotated[
-        int | None, typer.Option(min=1, help="The first so many; default all.")
+        int | None,
+        typer.Option(min=1, help="So many, drawn as corpus.sentences draws them; default all."),
     ] = None,
     candidates: Annotated[
         bool,

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -17,8 +18,9 @@ from imitkd.corpora.store import CorpusInfo, fingerprint_of, kept, publish_corpu
 from imitkd.distilling.parts import Parts
 from imitkd.distilling.recipe import RECIPE_FILE, Recipe, make_recipe, require_same
 from imitkd.distilling.writing import TeacherWriter
-from seq2seq.corpus import Example, read_split
+from seq2seq.corpus import Example, read_split, stream_split
 from seq2seq.errors import UserError
+from student_trainer.low_data import some_of
 from student_trainer.served_vocabulary import served_vocabulary
 from teacher_service.client import TeacherClient
 from teacher_service.codec import Beam, Greedy, LengthLimit, ModelInfo, Sample
@@ -79,7 +81,7 @@ def distil_corpus(
     Args:
         output: corpus directory to write; a distillation of it that was interrupted goes on.
         splits: train by default, and validation where it has sentences without references.
-        sentences: the first so many of each of them.
+        sentences: so many of each of them, drawn as ``corpus.sentences`` draws them.
         console: for a progress bar.
 
     Raises:
@@ -87,7 +89,10 @@ def distil_corpus(
         TeacherError: the teacher refused or stayed away past its deadline; run it again then.
     """
     about, limit = read_info(corpus), limit or LengthLimit()
-    texts = {split: read_split(corpus, split)[:sentences] for split in splits or _default(corpus)}
+    texts = {
+        split: list(some_of(partial(stream_split, corpus, split), sentences))
+        for split in splits or _default(corpus)
+    }
     teacher = client.model_info()
     recipe = make_recipe(corpus, list(texts), sentences, teacher, mode, limit)
     info = _describe(about, recipe, teacher)

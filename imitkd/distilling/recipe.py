@@ -30,7 +30,8 @@ def make_recipe(
         "recipe": RECIPE,
         "corpus": {file.name: file_sha256(file) for file in sorted(corpus.glob("*.jsonl"))},
         "splits": sorted(splits),
-        "sentences": sentences,
+        # Earlier versions took the first so many, and said so by the bare number.
+        "sentences": sentences and {"drawn": sentences},
         "teacher": {"revision": teacher.revision, "fingerprint": teacher.fingerprint},
         "decoding": {"mode": type(mode).__name__.lower()} | asdict(mode),
         "limit": asdict(limit),

@@ -14,7 +14,7 @@ from seq2seq.errors import UserError
 from seq2seq.metrics import Metric
 from seq2seq.model import describe
 from student_trainer.config import RunConfig, make_config
-from student_trainer.methods import METHODS, Method
+from student_trainer.methods import METHODS, UNSCHEDULED, Method
 from student_trainer.yaml_files import apply_override, merge, read_mapping
 
 # What rows are compared with: the variant of that name, unless one names another.
@@ -238,6 +238,9 @@ def cell_config(study: StudyConfig, cell: Cell, *, address: str, runs: Path) -> 
     if (before := before_cell(study, cell)) is not None:
         data["initialise"] = {"from": str(runs / before.key / "student")}
     shared = _with(data, student.overrides)
+    if variant.method in UNSCHEDULED or "mixing.lambda" in variant.overrides:
+        # A schedule that the methods share is none of this one's; one of its own is refused.
+        shared["mixing"] = _without_schedule(shared.get("mixing") or {})
     own = _with(shared, variant.overrides)
     where = f"study {study.name}, cell {cell.key}"
     if changed := changed_conditions(shared, own):
@@ -252,6 +255,10 @@ def _with(data: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
     for key, value in overrides.items():
         _set(changed, key, value)
     return changed
+
+
+def _without_schedule(mixing: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in mixing.items() if key not in ("schedule", "warmup")}
 
 
 def _set(data: dict[str, Any], key: str, value: Any) -> None:

@@ -27,6 +27,7 @@ from seq2seq.decoding import Beam as LocalBeam
 from seq2seq.decoding import LengthLimit as LocalLimit
 from seq2seq.decoding import generate
 from seq2seq.errors import UserError
+from student_trainer.low_data import drawn
 from student_trainer.served_vocabulary import served_vocabulary
 from teacher_service.client import TeacherClient
 from teacher_service.codec import Beam, LengthLimit, TopKSpec
@@ -250,7 +251,10 @@ def test_the_command_keeps_references_and_tells_what_it_did(tmp_path, address, c
     assert "the teacher wrote 4 targets in" in out
     distilled = tmp_path / "mine-distilled"
     rows = [json.loads(line) for line in (distilled / "train.jsonl").read_text().splitlines()]
-    assert 0 < len(rows) <= 4 and all(r["references"] == ["one", "two"] for r in rows)
+    taken = [e.source for e, own in zip(examples, drawn(6, 4), strict=True) if own]
+    assert taken != [e.source for e in examples[:4]]
+    assert 0 < len(rows) <= 4 and {r["source"] for r in rows} <= set(taken)
+    assert all(r["references"] == ["one", "two"] for r in rows)
     assert all(len(r["candidates"]) == 1 for r in rows)
     assert (f"left out: {4 - len(rows)}" in err) == (len(rows) < 4)
     assert read_split(distilled, "validation") == examples[:2]

@@ -132,6 +132,17 @@ def test_pairs_that_the_store_lacks_are_refused_before_the_run_begins(
     assert "score-corpus" in line and "--top-k 8 --temperature 1.5`" in line
 
 
+def test_a_part_of_a_corpus_is_scored_and_learnt(served, address, tiny_corpus, tmp_path):
+    """What score-corpus draws is what a run draws."""
+    score_with(address, tiny_corpus, tmp_path / "part", sentences=20)
+    config = word_kd(tiny_corpus, store=str(tmp_path / "part"))
+    part = {"path": str(tiny_corpus), "sentences": 20}
+    more = config | {"corpus": part | {"sentences": 21}}
+    assert "lacks 1 of the 21 training pairs" in refused(more, tmp_path / "run")
+    train(make_config(config | {"corpus": part}), tmp_path / "run")
+    assert len(outcome(tmp_path / "run")[0]) == 8
+
+
 def test_a_record_damaged_later_stops_the_run_naming_the_shard(served, tiny_corpus, tmp_path):
     store = tmp_path / "store"
     shutil.copytree(served[0], store)

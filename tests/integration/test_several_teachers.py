@@ -261,7 +261,7 @@ def test_the_doctor_has_every_teacher_score_rows_of_its_corpus(pair, config_of, 
         ),
         (
             {"address": "a:1", "routes": {"left": "b:2"}},
-            {"method": "gkd", "loss": {"payload": "hidden"}},
+            {"method": "imitkd-full", "loss": {"payload": "hidden"}},
             "hidden goes with one teacher",
         ),
         ({"address": "a:1"}, {"corpus": {"paths": {}}}, "corpus.paths"),

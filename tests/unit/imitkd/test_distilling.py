@@ -33,7 +33,7 @@ def recipe(corpus: Path, **change: Any) -> dict[str, Any]:
         ({"mode": Beam(4, 4)}, "decoding mode=beam size=5 .*and mode=beam size=4"),
         ({"mode": Greedy()}, "and mode=greedy is asked for"),
         ({"splits": ["train", "validation"]}, "splits train, and train,validation is asked for"),
-        ({"sentences": 7}, "sentences None, and 7"),
+        ({"sentences": 7}, "sentences None, and drawn=7"),
         ({"limit": LengthLimit(cap=9)}, "limit .*cap=9"),
     ],
 )

@@ -118,6 +118,20 @@ def test_a_variant_is_the_shared_configuration_with_its_own_settings(write: Any)
     assert needs_distilled(load_study(write(variants=["seqkd"])))
 
 
+def test_a_shared_schedule_is_of_the_variants_that_have_one(write: Any) -> None:
+    shared = plain()["train"] | {"mixing": {"schedule": "linear", "final": 0.2, "warmup": 0.1}}
+    whole = {"method": "imitkd", "name": "whole", "overrides": {"mixing.lambda": 1}}
+    part = {"method": "gkd", "name": "part", "overrides": {"mixing.lambda": 0.2}}
+    study = load_study(write(train=shared, variants=["imitkd", "gkd", whole, part]))
+    found = [cell_config(study, c, address="x:1", runs=Path("r")).mixing for c in cells(study)]
+    assert [(one.schedule, one.lambda_, one.warmup) for one in found] == [
+        ("linear", None, 0.1), (None, 0.5, 0), (None, 1, 0), (None, 0.2, 0)
+    ]  # fmt: skip
+    own = {"method": "gkd", "overrides": {"mixing.schedule": "constant"}}
+    with pytest.raises(UserError, match=r"cell small/gkd/seed1: .*mixing.schedule constant would"):
+        load_study(write(train=shared, variants=[own]))
+
+
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [

@@ -13,7 +13,7 @@ import pytest
 from seq2seq.errors import UserError
 from seq2seq.vocabulary import EOS_ID
 from student_trainer.assembly import TrainingBatch, assemble
-from student_trainer.config import RunConfig, make_config
+from student_trainer.config import LossConfig, RunConfig, make_config
 from student_trainer.methods import METHODS, Divergence, Method
 from student_trainer.rollout_worker import RolloutWorker
 from student_trainer.training_data import make_data
@@ -69,6 +69,7 @@ def config_of(plain_config: dict[str, Any], corpus: Path) -> Any:
             "batch": {"sentences": 2},
             "initialise": {"from": "finished"} if method == "seqinter" else None,
             "loss": {"top_k": 3},
+            "mixing": {} if method == "gkd" else plain_config["mixing"],
         }
         return make_config(plain_config | extra | changes)
 
@@ -240,9 +241,20 @@ def test_a_mixed_batch(config_of: Any, method: str) -> None:
 def test_gkd_mixes_half_and_half_unless_told(config_of: Any) -> None:
     assert config_of("gkd").mixing.lambda_ == 0.5
     assert config_of("gkd", mixing={"lambda": 0.2}).mixing.lambda_ == 0.2
-    config = config_of("gkd", mixing={"schedule": "linear"})
-    assert config.mixing.lambda_ == 0.5
+    # A schedule of a file that it extends, taken back.
+    config = config_of("gkd", mixing={"schedule": None, "base": 20.0})
+    assert (config.mixing.lambda_, config.mixing.schedule) == (0.5, None)
     assert make_config(json.loads(config.model_dump_json(by_alias=True))) == config
+
+
+@pytest.mark.parametrize("mixing", [{"schedule": "linear"}, {"schedule": "linear", "lambda": None}])
+def test_gkd_has_no_schedule(config_of: Any, mixing: dict[str, Any]) -> None:
+    fault = r"method gkd has .* \(0.5 where .* mixing.schedule linear .*; set mixing.schedule=null$"
+    with pytest.raises(UserError, match=fault):
+        config_of("gkd", mixing=mixing)
+    with pytest.raises(UserError, match=r"schedule linear would go unused"):
+        config_of("gkd", mixing=mixing | {"lambda": 0.3})
+    assert config_of("replay", mixing=mixing).mixing.schedule == "linear"
 
 
 # ----------------------------------------------------------------------------- teacher-written text
@@ -276,8 +288,6 @@ def test_teacher_written_text_may_lie_elsewhere(
 ) -> None:
     config = config_of("seqkd", corpus={"path": str(tiny_corpus), "distilled": str(corpus)})
     assert targets(batch(config, 1.0)) == BEST
-    one = {"path": str(tiny_corpus), "distilled": str(corpus), "sentences": 1}
-    assert len(make_data(config_of("seqkd", corpus=one), VOCABULARY).split) == 1
     (corpus / "train.jsonl").unlink()
     with pytest.raises(UserError, match=r"cannot read .*train.jsonl"):
         make_data(config, VOCABULARY)
@@ -381,6 +391,60 @@ def test_a_policy_gradient_needs_samples(config_of: Any, rollout: Any) -> None:
 def test_a_policy_gradient_takes_no_older_samples(config_of: Any) -> None:
     with pytest.raises(UserError, match=r"method replay keeps older ones; use method gkd"):
         config_of("replay", loss={"divergence": "policy-gradient"}, rollout=SAMPLED)
+
+
+REVERSE = {"divergence": "reverse-kl", "tail": "renormalised"}
+POLICY = {"divergence": "policy-gradient"}
+
+
+@pytest.mark.parametrize(
+    ("method", "loss", "fault"),
+    [
+        # Over the student's candidates, where the teacher may have a millionth of its mass.
+        ("gkd", REVERSE, r"loss.tail renormalised .*; use loss.tail=bucket"),
+        ("replay", REVERSE, r"loss.tail renormalised .*; use loss.tail=bucket"),
+        (
+            "aggregation",
+            {"payload": "hidden"},
+            r"payload hidden is too large to keep; use argmax or top-k, or leave it out for argmax",
+        ),
+        ("aggregation", {"payload": "full"}, r"too large to keep; use argmax or top-k"),
+        ("replay", {"payload": "hidden"}, r"too large to keep; use top-k, or leave it out"),
+        ("replay", {"payload": "full", "divergence": "reverse-kl"}, r"to keep; use candidates"),
+        ("aggregation", {"temperature": 2.0}, r"loss.temperature 2 .* pool.confidence"),
+        ("imitkd", {"student_temperature": 2.0}, r"student_temperature 2 .* arg-max here; leave"),
+        ("aggregation", {"student_temperature": 0.5}, r"student_temperature 0.5 .* arg-max here"),
+        (
+            "gkd",
+            POLICY | {"student_temperature": 2.0},
+            r"temperature 2 .* were sampled here; leave",
+        ),
+        ("gkd", POLICY | {"temperature": 3.0}, r"loss.temperature 3 .* policy-gradient; leave"),
+    ],
+)
+def test_what_a_loss_would_ignore_or_get_wrong_is_refused(
+    config_of: Any, method: str, loss: dict[str, Any], fault: str
+) -> None:
+    with pytest.raises(UserError, match=fault) as told:
+        config_of(method, loss=loss, rollout=SAMPLED)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "loss"),
+    [
+        ("gkd", {"temperature": 2.0, "student_temperature": 2.0}),
+        ("gkd", {"divergence": "reverse-kl", "tail": "bucket"}),
+        ("gkd", {"divergence": "reverse-kl", "tail": "renormalised", "payload": "hidden"}),
+        ("imitkd", {"temperature": 2.0}),
+        ("aggregation", {"payload": "top-k"}),
+        ("replay", {"payload": "top-k", "tail": "renormalised", "temperature": 2.0}),
+        # Nothing of it is used, and a study's shared settings may have it.
+        ("vanilla", {"temperature": 2.0, "student_temperature": 2.0, "tail": "renormalised"}),
+    ],
+)
+def test_what_a_loss_uses_it_takes(config_of: Any, method: str, loss: dict[str, Any]) -> None:
+    assert config_of(method, loss=loss).loss == LossConfig(**loss)
 
 
 @pytest.mark.parametrize(

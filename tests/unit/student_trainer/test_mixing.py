@@ -25,6 +25,28 @@ def test_settings_out_of_range_are_refused(values: dict[str, Any]) -> None:
         MixingConfig(**values)
 
 
+@pytest.mark.parametrize(
+    ("values", "fault"),
+    [
+        ({"lambda": 0.5, "schedule": "linear"}, r"schedule linear would .* one of them to null"),
+        ({"lambda": 0.0, "schedule": "constant"}, r"schedule constant would go unused"),
+        ({"lambda": 0.5, "warmup": 0.1}, r"warmup 0.1 would .* it to 0 or lambda to null"),
+    ],
+)
+def test_a_schedule_or_a_lambda(values: dict[str, Any], fault: str) -> None:
+    with pytest.raises(ValidationError, match=fault):
+        MixingConfig(**values)
+
+
+def test_what_mixes_where_little_is_said() -> None:
+    assert MixingConfig().schedule == "exponential"
+    assert MixingConfig(**{"schedule": None, "lambda": None}) == MixingConfig()
+    found = MixingConfig(**{"schedule": None, "lambda": 0.25})
+    assert {beta(found, t, N) for t in range(N + 1)} == {0.75}
+    again = MixingConfig(**found.model_dump(by_alias=True))
+    assert again == found and again.schedule is None
+
+
 @pytest.mark.parametrize("schedule", ["exponential", "linear", "reverse-sigmoid"])
 @pytest.mark.parametrize(("base", "final"), [(200.0, 0.005), (2.0, 0.5), (10.0, 0.1)])
 def test_schedules(schedule: Any, base: float, final: float) -> None:

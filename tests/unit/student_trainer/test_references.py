@@ -27,6 +27,12 @@ NEVER = {"schedule": "constant", "value": 0.0}
         ("imitkd-full", {"schedule": "constant", "value": 0.01}, True),
         ("imitkd-full", {"schedule": "exponential"}, True),
         ("imitkd-full", {"schedule": "linear", "final": 0.0, "value": 0.0}, True),
+        ("imitkd", {"lambda": 1.0}, False),
+        ("gkd", {"lambda": 1.0}, False),
+        ("gkd", {"lambda": 0.99}, True),
+        ("gkd", {}, True),
+        ("replay", NEVER, False),
+        ("aggregation", NEVER, True),
     ],
 )
 def test_methods_that_keep_a_row_need_its_reference(
@@ -41,6 +47,16 @@ def test_methods_that_keep_a_row_need_its_reference(
         return
     with pytest.raises(UserError, match=rf"2 of the 3 .*method {method} needs; .*data distil"):
         list(require_references(config, MIXED))
+
+
+@pytest.mark.parametrize(("confidence", "needs"), [(0.0, False), (0.01, True)])
+def test_the_confidence_filter_gives_rows_their_reference(
+    plain_config: dict[str, Any], confidence: float, needs: bool
+) -> None:
+    """Without one a row that the teacher doubts would learn to end at once."""
+    changes = {"method": "aggregation", "mixing": NEVER, "pool": {"confidence": confidence}}
+    config = make_config(plain_config | changes | {"teacher": {"address": "x:1"}})
+    assert needs_references(config) is needs
 
 
 def test_sources_alone_make_no_vocabulary() -> None:

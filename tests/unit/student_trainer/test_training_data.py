@@ -110,6 +110,34 @@ def test_ids_made_otherwise_are_made_anew(config_of, plain_config, run, tokenise
     assert len(tokenised) == 3 and is_current(other, VOCABULARY, run)
 
 
+def test_ids_of_the_first_so_many_rows_are_made_anew(config_of, run, tokenised):
+    """As earlier versions kept them."""
+    config = config_of(corpus={"sentences": 50})
+    make_data(config, VOCABULARY, run)
+    recipe = run / "tokens" / "recipe.json"
+    kept = json.loads(recipe.read_text())
+    recipe.write_text(json.dumps(kept | {"sentences": 50}))
+    assert not is_current(config, VOCABULARY, run)
+
+
+def test_a_part_follows_from_the_corpus_that_the_teacher_wrote_for(config_of, run, tmp_path):
+    """Another corpus draws another part of the same teacher-written text."""
+    config = config_of(method="seqkd", corpus={"sentences": 50, "distilled": tmp_path / "written"})
+    file = config.corpus.path / "train.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    (tmp_path / "written").mkdir()
+    (tmp_path / "written/train.jsonl").write_text(
+        "".join(
+            json.dumps(json.loads(line) | {"candidates": [{"text": "ab"}]}) + "\n"
+            for line in lines[:-1]
+        )
+    )
+    make_data(config, VOCABULARY, run)
+    assert is_current(config, VOCABULARY, run)
+    file.write_text("".join(lines[:-1]))
+    assert not is_current(config, VOCABULARY, run)
+
+
 def test_another_text_of_the_same_size_is_noticed(config_of, run):
     config = config_of()
     make_data(config, VOCABULARY, run)
