@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from seq2seq.errors import UserError
 
 ENCODER_FILE, DECODER_FILE = "encoder.onnx", "decoder.onnx"
 # Sentences computed side by side, and finished ones that are put up with among them.
-_BATCH, _IDLE_SHARE = 64, 0.25
+_BATCH, _IDLE_SHARE = 32, 0.25
 Arrays = dict[str, np.ndarray]
 
 
@@ -30,9 +32,9 @@ class OnnxEngine(Engine):
         """
         self.vocabulary = manifest.vocabulary(path)
         self.longest_source = manifest.max_source_length
-        self._manifest = manifest
-        self._encoder = _session(path / ENCODER_FILE, threads)
-        self._decoder = _session(path / DECODER_FILE, threads)
+        self._manifest, self._threads = manifest, threads or os.cpu_count() or 1
+        self._encoder = _session(path / ENCODER_FILE)
+        self._decoder = _session(path / DECODER_FILE)
         self._memory_names = [output.name for output in self._encoder.get_outputs()]
         inputs = self._decoder.get_inputs()
         self._states = {i.name: i.shape for i in inputs if i.name.startswith("state.")}
@@ -46,10 +48,15 @@ class OnnxEngine(Engine):
             )
         order = sorted(range(len(sources)), key=lambda i: -len(sources[i]))
         found: list[list[int]] = [[] for _ in sources]
-        for begin in range(0, len(order), _BATCH):
-            rows = order[begin : begin + _BATCH]
+
+        def write(rows: list[int]) -> None:
             for i, ids in zip(rows, self._batch([sources[i] for i in rows]), strict=True):
                 found[i] = ids
+
+        batches = [order[begin : begin + _BATCH] for begin in range(0, len(order), _BATCH)]
+        with ThreadPoolExecutor(self._threads) as side_by_side:
+            for _ in side_by_side.map(write, batches):
+                pass
         return found
 
     def _batch(self, sources: list[list[int]]) -> list[list[int]]:
@@ -91,7 +98,7 @@ class OnnxEngine(Engine):
         return held
 
 
-def _session(file: Path, threads: int | None) -> Any:
+def _session(file: Path) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
@@ -99,8 +106,8 @@ def _session(file: Path, threads: int | None) -> Any:
             f"{file} runs on onnxruntime, which is not installed; pip install 'imitkd[export]'"
         ) from error
     options = onnxruntime.SessionOptions()
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    # Threads take a batch each: the products are too small to be worth sharing one.
+    options.intra_op_num_threads = 1
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the package has a class of its own for every fault
