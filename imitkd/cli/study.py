@@ -23,6 +23,14 @@ def study(
     runs: Annotated[
         Path | None, typer.Option(help="Training runs; default runs/studies/NAME.")
     ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cells",
+            metavar="PATTERN",
+            help="Run these cells alone, e.g. 'transformer/*/seed1'; may be repeated.",
+        ),
+    ] = None,
     rescore: Annotated[
         bool,
         typer.Option("--rescore", help="Only make results and table anew from the texts there."),
@@ -42,7 +50,11 @@ def study(
     directory = output or Path("results") / settings.name
     console = Console()
     task = Study(
-        settings, directory, runs or Path("runs") / "studies" / settings.name, console=console
+        settings,
+        directory,
+        runs or Path("runs") / "studies" / settings.name,
+        only=only or (),
+        console=console,
     )
     if rescore:
         task.rescore()

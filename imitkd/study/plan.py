@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -270,6 +270,6 @@ def _set(data: dict[str, Any], key: str, value: Any) -> None:
     section[last] = value
 
 
-def needs_distilled(study: StudyConfig) -> bool:
+def needs_distilled(chosen: Iterable[Cell]) -> bool:
     """Whether some cell learns from what the teacher wrote."""
-    return any(METHODS[cell.variant.method].data != "reference" for cell in cells(study))
+    return any(METHODS[cell.variant.method].data != "reference" for cell in chosen)

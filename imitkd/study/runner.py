@@ -15,8 +15,9 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,12 @@ class Study:
     Args:
         output: directory of cells, results and table.
         runs: directory of the training runs, which are large and not part of the results.
+        only: patterns of the cells to run, ``STUDENT/VARIANT/seedN`` with ``*``; all by default.
+            Results are of all that are finished.
         serve: has the teacher served for as long as a block lasts; a process of its own by default.
+
+    Raises:
+        UserError: no cell is of a pattern in ``only``.
     """
 
     def __init__(
@@ -68,12 +74,14 @@ class Study:
         output: Path,
         runs: Path,
         *,
+        only: Sequence[str] = (),
         console: Console | None = None,
         serve: Serve | None = None,
     ) -> None:
         if study.distilled is None:
             study = study.model_copy(update={"distilled": runs / "distilled"})
         self._study, self._output, self._runs = study, output, runs
+        self._chosen = _chosen(list(cells(study)), only)
         self._console, self._serve = console or Console(), serve or self._served
         self._work = CellWork(study, runs, self._console)
 
@@ -90,17 +98,17 @@ class Study:
                 self._say("teacher")
                 self._work.teacher(self._teacher_files())
         self._check_finished()
-        if any(self._is_open(cell) for cell in cells(self._study)):
+        if any(self._is_open(cell) for cell in self._chosen):
             with self._serve() as address:
                 # One process writes them; none waits that has no cell to learn from them.
-                if needs_distilled(self._study):
+                if needs_distilled(self._chosen):
                     with self._turn("distilled"):
                         self._distil(address)
                 self._run_cells(address)
         return self.rescore()
 
     def _run_cells(self, address: str) -> None:
-        every = list(cells(self._study))
+        every = self._chosen
         for number, cell in enumerate(every, 1):
             try:
                 with self._claim(cell.key):
@@ -265,3 +273,13 @@ class Study:
 
     def _say(self, text: str) -> None:
         self._console.print(text, style="bold", highlight=False)
+
+
+def _chosen(every: list[Cell], only: Sequence[str]) -> list[Cell]:
+    for pattern in only:
+        if not any(fnmatchcase(cell.key, pattern) for cell in every):
+            raise UserError(
+                f"--cells {pattern!r} is no cell of the study; its cells are "
+                f"{', '.join(cell.key for cell in every)} (* stands for anything)"
+            )
+    return [c for c in every if not only or any(fnmatchcase(c.key, p) for p in only)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +81,10 @@ class Serving:
             yield server.address
 
 
-def study_of(files: Path, serve: Serving, *overrides: str) -> Study:
+def study_of(files: Path, serve: Serving, *overrides: str, only: Sequence[str] = ()) -> Study:
     settings = load_study(files / "study.yaml", list(overrides))
     quiet = Console(quiet=True)
-    return Study(settings, files / "out", files / "runs", console=quiet, serve=serve)
+    return Study(settings, files / "out", files / "runs", only=only, console=quiet, serve=serve)
 
 
 def test_a_study_from_teacher_to_table_and_again_cell_by_cell(files: Path) -> None:
@@ -218,10 +218,19 @@ def test_a_cell_that_another_process_has_is_left_to_it(files: Path) -> None:
 def test_nobody_waits_for_text_that_its_cells_do_not_learn_from(files: Path) -> None:
     """Another process has the teacher write; this one has vanilla to train, and trains it."""
     study_of(files, Serving(files / "teacher")).run()
-    (files / "out/cells/small/vanilla/seed1/cell.json").unlink()
-    only = study_of(files, Serving(files / "teacher"), "students.small.variants=[vanilla]")
+    cells = files / "out/cells/small"
+    for name in ("vanilla", "seqkd"):
+        (cells / name / "seed1/cell.json").unlink()
+    serve = Serving(files / "teacher")
+    only = study_of(files, serve, only=["small/vanilla/*"])
     with held(files / "runs/claims/distilled"):
-        assert only.run()["unfinished"] == []
+        found = only.run()
+    # The results are of all that is finished, whatever was chosen to be run.
+    assert found["unfinished"] == ["small/seqkd/seed1"]
+    assert {"replay", "vanilla"} <= {row["method"] for row in found["rows"]}
+    with pytest.raises(UserError, match=r"--cells 'large/\*' is no cell .* small/vanilla/seed1"):
+        study_of(files, serve, only=["small/*", "large/*"])
+    study_of(files, serve).run()
 
 
 def scores(row: dict[str, Any]) -> dict[str, Any]:
