@@ -243,7 +243,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, bleus: list[float]) -> list[float]
     def fake(model: torch.nn.Module, vocabulary: object, examples: list[Any], **_: Any) -> Any:
         seen.append(float(next(iter(model.state_dict().values())).flatten()[0]))
         scores = Scores(bleus.pop(0), 50.0, "bleu signature", "chrf signature")
-        return Evaluation(scores, 1.0, ["text"] * len(examples), 1.0)
+        return Evaluation(scores, 1.0, ["text"] * len(examples), 1.0, 1.0)
 
     monkeypatch.setattr(learner_module, "evaluate", fake)
     return seen
